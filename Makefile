@@ -1,0 +1,126 @@
+# Everything a developer does, from a machine with nothing but a python3 of 3.11 or later.
+# Virtual environments are made on demand: .venv for daily work, .venvs/X.Y for the other Pythons found here.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := -m pip --disable-pip-version-check --quiet install
+# Further words for pytest: make test ARGS="-k pool -x"
+ARGS ?=
+
+say = @printf '\n\033[1m== %s\033[0m\n' $(1)
+# The requirements of one dependency group, one a line; works with a pip that knows no groups.
+group = import sys, tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups'][sys.argv[1]], sep='\n')
+# Interpreters other than the one in .venv, as X.Y.
+others = .ci/pythons | cut -d' ' -f1 | grep -vx "$$($(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])')" || true
+
+.PHONY: help venv demo test test-main test-others lint format types bench bench-quick docs stress clean
+
+help:
+	@printf '%s\n' \
+	  'make demo         run the main job on this machine: code statistics of the Python standard library' \
+	  'make test         lint, types, every test; then the quick tests on every other Python found here' \
+	  'make test-main    every test on the Python of .venv only (ARGS="-k name" for some)' \
+	  'make lint         ruff and mypy        make format   let ruff repair what it can' \
+	  'make bench        benchmarks beside other libraries        make bench-quick   a minute of them' \
+	  'make stress       the long repetitions        make docs   check the documentation' \
+	  'make venv         the environment for all of this, in .venv        make clean   remove it and all caches'
+
+# --- environments -------------------------------------------------------------------------------
+
+$(VENV)/.made:
+	@python="$$(.ci/pythons | head -n 1 | cut -d' ' -f2)"; \
+	if [ -z "$$python" ]; then \
+	  echo 'error: no Python of 3.11 or later that can make a virtual environment was found' >&2; \
+	  echo 'hint: on Debian and Ubuntu: apt-get install python3 python3-venv' >&2; exit 1; \
+	fi; \
+	echo "making $(VENV) with $$python"; \
+	rm -rf $(VENV); "$$python" -m venv $(VENV)
+	@touch $@
+
+# shoal itself, as a user would have it; editable, so that it is made again only when its needs change.
+$(VENV)/.shoal: $(VENV)/.made pyproject.toml
+	@echo 'installing shoal into $(VENV)'
+	@$(PY) $(PIP) --editable .
+	@touch $@
+
+$(VENV)/.%-group: $(VENV)/.shoal
+	@echo 'installing what $* needs into $(VENV)'
+	@$(PY) -c "$(group)" $* > $(VENV)/$*.txt
+	@$(PY) $(PIP) --requirement $(VENV)/$*.txt
+	@touch $@
+
+.venvs/%/.ready: pyproject.toml
+	@python="$$(.ci/pythons | awk '$$1 == "$*" { print $$2 }')"; \
+	echo "making .venvs/$* with $$python"; \
+	rm -rf .venvs/$*; "$$python" -m venv .venvs/$*; \
+	"$$python" -c "$(group)" test | grep -Ev '^(ruff|mypy|types-)' > .venvs/$*/test.txt; \
+	.venvs/$*/bin/python $(PIP) --editable . --requirement .venvs/$*/test.txt
+	@touch $@
+
+.PRECIOUS: $(VENV)/.%-group .venvs/%/.ready
+
+venv: $(VENV)/.test-group
+
+# --- the main job -------------------------------------------------------------------------------
+
+demo: $(VENV)/.shoal
+	@$(PY) -m examples.codestats.demo $(ARGS)
+
+# --- checks -------------------------------------------------------------------------------------
+
+lint: $(VENV)/.test-group
+	$(call say,'ruff check')
+	@$(PY) -m ruff check .
+	$(call say,'ruff format --check')
+	@$(PY) -m ruff format --check .
+	@$(MAKE) types
+
+types: $(VENV)/.test-group
+	$(call say,'mypy --strict src/shoal')
+	@$(PY) -m mypy
+
+format: $(VENV)/.test-group
+	@$(PY) -m ruff check --fix-only .
+	@$(PY) -m ruff format .
+
+test-main: $(VENV)/.test-group
+	$(call say,"pytest, everything but stress, on Python $$($(PY) -V | cut -d' ' -f2)")
+	@$(PY) -m pytest $(ARGS)
+
+test-others: $(VENV)/.test-group
+	@for version in $$($(others)); do \
+	  $(MAKE) ".venvs/$$version/.ready"; \
+	  printf '\n\033[1m== pytest -m fast on Python %s\033[0m\n' "$$version"; \
+	  ".venvs/$$version/bin/python" -m pytest -q -m 'fast and not stress' -p no:cacheprovider || exit 1; \
+	done
+
+# One after the other, stopping at the first failure. The whole suite comes last so that its summary ends the output.
+test:
+	@$(MAKE) lint
+	@$(MAKE) test-others
+	@$(MAKE) test-main
+
+stress: $(VENV)/.test-group
+	@$(PY) -m pytest -m stress $(ARGS)
+
+# --- figures and words --------------------------------------------------------------------------
+
+bench: $(VENV)/.bench-group
+	@$(PY) -m benchmarks.pool $(ARGS)
+
+bench-quick: $(VENV)/.bench-group
+	@$(PY) -m benchmarks.pool --quick $(ARGS)
+
+docs: $(VENV)/.test-group
+	$(call say,'references in comments and documents')
+	@$(PY) -m pytest -q tests/surface/test_references.py
+
+clean:
+	@rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
