@@ -8,7 +8,7 @@ Invariants
     G2  What cannot be read does not limit.
 """
 
-# ruff: noqa: PTH - pathlib costs more than the rest of this module to import (O1)
+# ruff: noqa: PTH123 - pathlib costs more than the rest of this module to import (O1)
 
 from __future__ import annotations
 
