@@ -8,8 +8,6 @@ Invariants
     G2  What cannot be read does not limit.
 """
 
-# ruff: noqa: PTH123 - pathlib costs more than the rest of this module to import (O1)
-
 from __future__ import annotations
 
 #: Version 1 writes "no limit" as the largest multiple of the page size; anything this large is that.

@@ -7,8 +7,6 @@ Invariants
     F2  A message whose descriptors did not fit leaves none of them open here.
 """
 
-# ruff: noqa: PTH208 - pathlib costs more than the rest of this module to import (O1)
-
 from __future__ import annotations
 
 import os

@@ -7,8 +7,6 @@ Invariants
     I2  `import_main` runs the program's main module at most once per process, never under the name ``__main__``.
 """
 
-# ruff: noqa: PTH109, PTH113, PTH118, PTH119, PTH122 - pathlib costs more than the rest of this module to import (O1)
-
 from __future__ import annotations
 
 import os

@@ -7,8 +7,6 @@ Invariants
     P2  A process that is gone is an answer, never an exception.
 """
 
-# ruff: noqa: PTH208 - pathlib costs more than the rest of this module to import (O1)
-
 from __future__ import annotations
 
 import errno
