@@ -1,0 +1,146 @@
+"""Every error crosses a process with its fields, its message, its cause for `except`, and its notes (errors E1)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import pydoc
+
+import pytest
+
+from shoal import errors
+
+OBITUARY = errors.Obituary(
+    worker=3,
+    pid=41872,
+    signal="SIGKILL",
+    out_of_memory="likely",
+    peak_memory_bytes=7 << 30,
+    memory_limit_bytes=8 << 30,
+    python_stack='Current thread 0x1 (most recent call first):\n  File "a.py", line 3 in f',
+    output_tail=("one", "two"),
+    task="f(1)",
+    attempt=1,
+    attempts=2,
+    ran_s=0.5,
+)
+
+#: Values for the constructors, by parameter name. A new parameter needs a line here.
+SAMPLES = {
+    "attempt": 1,
+    "attempts": 2,
+    "culprit": "lock (thread.lock)",
+    "hint": "try less",
+    "kills": 3,
+    "limit_bytes": 1 << 30,
+    "message": "no such column",
+    "obituary": OBITUARY,
+    "path": "[3].handle",
+    "peak_bytes": 2 << 30,
+    "reason": "it raised ValueError('x')",
+    "script": "main.py",
+    "task": "f(1)",
+    "text": "Traceback (most recent call last):\n  ...\nValueError: x",
+    "timeout": 1.5,
+    "traceback_text": "Traceback ...",
+    "type_name": "ValueError",
+    "wanted_bytes": 3 << 30,
+    "what": "argument 2 of f",
+    "why": "the task raised an exception that cannot be pickled",
+}
+
+CLASSES = [
+    thing
+    for _, thing in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(thing, BaseException) and thing.__module__ == errors.__name__
+]
+every_error = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+
+
+def build(kind, *, optional=True):
+    """An instance of `kind` with a sample for each field, or only for those it needs."""
+    if kind is errors.ShoalError:
+        return kind("something went wrong")
+    parameters = inspect.signature(kind).parameters.values()
+    wanted = [one for one in parameters if optional or one.default is one.empty]
+    if any(one.kind is one.POSITIONAL_OR_KEYWORD for one in wanted):
+        return kind(*(SAMPLES[one.name] for one in wanted))
+    return kind(**{one.name: SAMPLES[one.name] for one in wanted})
+
+
+def fields(error):
+    return {key: value for key, value in vars(error).items() if key != "__notes__"}
+
+
+def test_every_error_class_is_exported_and_tried():
+    assert {kind.__name__ for kind in CLASSES} <= set(errors.__all__)
+    assert len(CLASSES) >= 15
+
+
+@every_error
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("optional", [True, False], ids=["all-fields", "needed-fields"])
+def test_error_arrives_as_it_was_sent(kind, protocol, optional):
+    error = build(kind, optional=optional)
+    back = pickle.loads(pickle.dumps(error, protocol))
+    assert type(back) is kind
+    assert fields(back) == fields(error)
+    assert str(back) == str(error)
+    assert back.args == error.args
+
+
+@every_error
+def test_notes_arrive_too(kind):
+    if kind is errors.RemoteTraceback:
+        pytest.skip("a text shown as a cause; nobody adds a note to it")
+    error = build(kind)
+    error.add_note("task 17 of the map")
+    error.add_note("called as f('a.py')")
+    back = pickle.loads(pickle.dumps(error))
+    assert back.__notes__ == ["task 17 of the map", "called as f('a.py')"]
+    again = pickle.loads(pickle.dumps(back))
+    assert again.__notes__ == back.__notes__
+
+
+@every_error
+def test_error_survives_a_second_trip_and_a_copy(kind):
+    error = build(kind)
+    twice = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(error))))
+    assert str(twice) == str(copy.copy(error)) == str(copy.deepcopy(error)) == str(error)
+
+
+@every_error
+def test_error_has_text_to_read(kind):
+    text = str(build(kind))
+    assert text.strip()
+    assert "None" not in text
+    assert "  " not in text.replace("\n  ", "\n").replace("under  if", "under if"), "words are joined by one space"
+
+
+def test_obituary_arrives_as_it_was_sent():
+    assert pickle.loads(pickle.dumps(OBITUARY)) == OBITUARY
+
+
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [
+        ("Cancelled", "concurrent.futures.CancelledError"),
+        ("InitializerFailed", "concurrent.futures.process.BrokenProcessPool"),
+        ("MainGuardMissing", "RuntimeError"),
+        ("MemoryLimitExceeded", "MemoryError"),
+        ("NoSharedMemory", "OSError"),
+        ("NotPicklable", "pickle.PicklingError"),
+        ("PoisonTask", "shoal.errors.WorkerDied"),
+        ("PoolClosed", "RuntimeError"),
+        ("RemoteError", "RuntimeError"),
+        ("StartFailed", "concurrent.futures.process.BrokenProcessPool"),
+        ("TaskTimeout", "TimeoutError"),
+        ("UnsupportedPlatform", "ImportError"),
+        ("WorkerDied", "concurrent.futures.process.BrokenProcessPool"),
+    ],
+)
+def test_code_written_for_the_standard_library_catches_it(kind, base):
+    """The class in the tree drawn on top of errors.py, so that existing `except` clauses work."""
+    assert issubclass(getattr(errors, kind), pydoc.locate(base))
+    assert issubclass(getattr(errors, kind), errors.ShoalError)
