@@ -1,0 +1,416 @@
+"""Every error shoal raises on purpose, sorted by whose doing it was.
+
+Role: the exception tree and the obituary a dead worker leaves. Owner: nobody; plain data.
+
+    ShoalError
+    ├── your code failed
+    │   ├── RemoteError          (RuntimeError)       an outcome that cannot travel as itself
+    │   └── InitializerFailed    (BrokenProcessPool)  `initializer` raised, or killed its worker
+    ├── the worker died
+    │   ├── WorkerDied           (BrokenProcessPool)  it ended while it owed a result
+    │   │   └── PoisonTask                            ... and this task has done that before
+    │   └── StartFailed          (BrokenProcessPool)  no worker could be started
+    ├── a limit acted
+    │   ├── TaskTimeout          (TimeoutError)       `timeout` passed while the task ran
+    │   ├── MemoryLimitExceeded  (MemoryError)        `memory_limit` passed while the task ran
+    │   └── Cancelled            (CancelledError)     somebody cancelled it
+    ├── it cannot cross
+    │   └── NotPicklable         (PicklingError)      names the object and the path inside it
+    ├── you closed it, or never opened it
+    │   ├── PoolClosed           (RuntimeError)
+    │   └── MainGuardMissing     (RuntimeError)
+    └── the world
+        ├── NoSharedMemory       (OSError)
+        └── UnsupportedPlatform  (ImportError)
+
+Invariants
+    E1  Every class rebuilds from its public fields, so every error survives pickle with its notes.
+    E2  A message is: fact, then a guess marked "likely:", then "hint:".
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+__all__ = [
+    "Cancelled",
+    "InitializerFailed",
+    "MainGuardMissing",
+    "MemoryLimitExceeded",
+    "NoSharedMemory",
+    "NotPicklable",
+    "Obituary",
+    "PoisonTask",
+    "PoolClosed",
+    "RemoteError",
+    "RemoteTraceback",
+    "ShoalError",
+    "StartFailed",
+    "TaskTimeout",
+    "UnsupportedPlatform",
+    "WorkerDied",
+]
+
+ErrorT = TypeVar("ErrorT", bound="ShoalError")
+
+
+def _rebuild_error(cls: type[ErrorT], args: tuple[Any, ...], fields: Mapping[str, Any], notes: Sequence[str]) -> ErrorT:
+    error = cls(*args, **fields)
+    for note in notes:
+        error.add_note(note)
+    return error
+
+
+class ShoalError(Exception):
+    """Base class of every error shoal raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross processes. The default rebuilds from the message text, which would lose
+        # the fields. An error without fields (a user's own subclass may be one) is its arguments.
+        fields = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        args = () if fields else self.args
+        return _rebuild_error, (type(self), args, fields, list(getattr(self, "__notes__", ())))
+
+
+def _lines(fact: str, *, likely: str | None = None, hint: str | None = None) -> str:
+    text = [fact]
+    if likely:
+        text.append(f"  likely: {likely}")
+    if hint:
+        text.append(f"  hint: {hint}")
+    return "\n".join(text)
+
+
+# --- your code failed ---------------------------------------------------------------------------
+
+
+class RemoteTraceback(Exception):
+    """The traceback as it was in the worker; set as the `__cause__` of the error you catch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text.rstrip()}\n"""'
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteTraceback, (self.text,)
+
+
+class RemoteError(ShoalError, RuntimeError):
+    """Your function failed in a way that cannot reach you as itself.
+
+    It asked its process to exit, or raised an exception that cannot be pickled or rebuilt here.
+    An ordinary exception arrives as itself, not as this.
+    """
+
+    def __init__(self, *, type_name: str, message: str, traceback_text: str, why: str, hint: str | None = None) -> None:
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+        self.why = why
+        self.hint = hint
+        said = f"{type_name}: {message}" if message else type_name
+        super().__init__(_lines(f"{why}: {said}", hint=hint))
+
+
+class InitializerFailed(ShoalError, BrokenProcessPool):
+    """The pool's `initializer` raised, or its worker died in it.
+
+    Every task that was waiting gets this error. The pool stays open: the next task
+    starts a new worker and tries the initializer again.
+    """
+
+    def __init__(self, *, reason: str, traceback_text: str | None = None) -> None:
+        self.reason = reason
+        self.traceback_text = traceback_text
+        super().__init__(
+            _lines(
+                f"the pool's initializer failed: {reason}",
+                hint="call the initializer in this process to see it fail; the next task tries again",
+            )
+        )
+
+
+# --- the worker died ----------------------------------------------------------------------------
+
+OutOfMemory = Literal["proven", "likely", "no"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obituary:
+    """What is known of a worker that died. Every field that could not be learned is `None`.
+
+    Attributes:
+        worker: The worker's number in its pool, from 0; a replacement has a new one.
+        pid: Its process id.
+        exit_code: What it exited with, if it exited.
+        signal: Name of the signal that killed it, such as ``"SIGKILL"``, if one did.
+        out_of_memory: ``"proven"`` by the kernel's accounts or our own limit, ``"likely"``, or ``"no"``.
+        peak_memory_bytes: The most resident memory it had.
+        memory_limit_bytes: The limit it ran under, if known.
+        python_stack: The last Python stack, newest call first, as `faulthandler` wrote it.
+        native_stack: The last native stack, where the interpreter can write one (3.14 and later).
+        output_tail: The last lines it printed.
+        task: Label of the task it was running, or `None` if it was idle.
+        attempt: Which run of that task this was, from 1.
+        attempts: How many runs that task may have.
+        ran_s: Seconds the task had been running.
+    """
+
+    worker: int
+    pid: int
+    exit_code: int | None = None
+    signal: str | None = None
+    out_of_memory: OutOfMemory = "no"
+    peak_memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    python_stack: str | None = None
+    native_stack: str | None = None
+    output_tail: tuple[str, ...] = ()
+    task: str | None = None
+    attempt: int | None = None
+    attempts: int | None = None
+    ran_s: float | None = None
+
+    @property
+    def cause(self) -> str:
+        """How it ended, in words: ``"was killed by SIGSEGV"``, ``"exited with code 3"``."""
+        if self.signal is not None:
+            return f"was killed by {self.signal}"
+        if self.exit_code is not None:
+            return f"exited with code {self.exit_code}"
+        return "ended in a way that could not be learned"
+
+    def __str__(self) -> str:
+        text = [_death_fact(self)]
+        if self.python_stack:
+            text += ["  last Python stack:", *_indented(self.python_stack)]
+        if self.native_stack:
+            text += ["  last native stack:", *_indented(self.native_stack)]
+        if self.output_tail:
+            text += ["  last output:", *_indented("\n".join(self.output_tail))]
+        return "\n".join(text)
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    {line}" for line in text.rstrip().splitlines()]
+
+
+def _size(size_bytes: int) -> str:
+    for unit, size in ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10):
+        if size_bytes >= size:
+            return f"{size_bytes / size:.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def _death_fact(obituary: Obituary) -> str:
+    doing = f"while running {obituary.task}" if obituary.task else "while it had no task"
+    fact = f"worker {obituary.worker} (pid {obituary.pid}) {obituary.cause} {doing}"
+    if obituary.attempt is not None and obituary.attempts is not None:
+        fact += f", attempt {obituary.attempt} of {obituary.attempts}"
+    return fact
+
+
+def _peak(obituary: Obituary) -> str | None:
+    if not obituary.peak_memory_bytes:
+        return None
+    limit = f" of {_size(obituary.memory_limit_bytes)}" if obituary.memory_limit_bytes else ""
+    return f"{_size(obituary.peak_memory_bytes)}{limit}"
+
+
+def _death_message(obituary: Obituary, *, also: str = "") -> str:
+    """Fact, guess and hint of a death; `also` is one more fact."""
+    fact, likely, hint = _death_fact(obituary), None, None
+    peak = _peak(obituary)
+    look = "see error.obituary.python_stack for the line that was running" if obituary.python_stack else None
+    match obituary.out_of_memory, obituary.signal, obituary.exit_code:
+        case ("proven" | "likely") as certainty, _, _:
+            text = f"out of memory (peak {peak})" if peak else "out of memory"
+            # What the kernel or our own limit counted is no guess.
+            fact, likely = (f"{fact}: {text}", None) if certainty == "proven" else (fact, text)
+            hint = "use fewer workers, or smaller tasks"
+        case _, "SIGSEGV" | "SIGBUS" | "SIGILL" | "SIGFPE" | "SIGABRT", _:
+            likely, hint = "a fault in native code, or recursion deeper than the C stack", look
+        case _, "SIGKILL", _:
+            likely = "somebody, or the system, killed it"
+            hint = f"its memory peaked at {peak}" if peak else None
+        case _, None, int():
+            likely, hint = "the task, or a library it uses, called os._exit()", look
+    return _lines(fact + also, likely=likely, hint=hint)
+
+
+class WorkerDied(ShoalError, BrokenProcessPool):
+    """A worker ended while it owed this result. The pool goes on; only this task is lost.
+
+    It is a `BrokenProcessPool` so that existing ``except`` clauses work, but the pool is not broken.
+    You do not get this when *you* stopped the worker: see `TaskTimeout` and `Cancelled`.
+
+    Attributes:
+        obituary: Everything known of the death.
+    """
+
+    def __init__(self, *, obituary: Obituary) -> None:
+        self.obituary = obituary
+        super().__init__(_death_message(obituary))
+
+
+class PoisonTask(WorkerDied):
+    """This task has killed as many workers as one task may, so it is not tried again."""
+
+    def __init__(self, *, obituary: Obituary, kills: int) -> None:
+        super().__init__(obituary=obituary)
+        self.kills = kills
+        workers = "a worker" if kills == 1 else f"{kills} workers"
+        self.args = (_death_message(obituary, also=f"; it has killed {workers} and is not tried again"),)
+
+
+class StartFailed(ShoalError, BrokenProcessPool):
+    """No worker could be started. Every task that was waiting gets this error."""
+
+    def __init__(self, *, reason: str, hint: str | None = None) -> None:
+        self.reason = reason
+        self.hint = hint
+        super().__init__(_lines(f"no worker could be started: {reason}", hint=hint))
+
+
+# --- a limit acted ------------------------------------------------------------------------------
+
+
+class TaskTimeout(ShoalError, TimeoutError):
+    """A task ran longer than its `timeout`, so its worker was killed. Nothing else was disturbed.
+
+    The task sees nothing: it is stopped by SIGKILL, without cleanup.
+    """
+
+    def __init__(self, *, task: str, timeout: float, attempt: int, attempts: int, obituary: Obituary | None) -> None:
+        self.task = task
+        self.timeout = timeout
+        self.attempt = attempt
+        self.attempts = attempts
+        self.obituary = obituary
+        stack = obituary.python_stack if obituary else None
+        where = _innermost_frame(stack) if stack else None
+        see = ", or see error.obituary.python_stack for how it got there" if where else ""
+        super().__init__(
+            _lines(
+                f"{task} ran longer than its timeout of {timeout:.12g} s and was stopped, attempt {attempt} of {attempts}",
+                likely=f"it was at {where}" if where else None,
+                hint=f"raise timeout={see}",
+            )
+        )
+
+
+def _innermost_frame(stack: str) -> str | None:
+    """Where the task was, as ``"line 3 of a.py, in f"``, from a stack that `faulthandler` wrote.
+
+    Of several threads it is the one the stack calls current, else the last: faulthandler puts the main thread there.
+    """
+    threads = re.split(r"^(?=(?:Current thread|Thread) )", stack, flags=re.MULTILINE)
+    chosen = next((one for one in threads if one.startswith("Current thread")), threads[-1])
+    frame = re.search(r'^\s*File "(.*)", line (\d+) in (.+)$', chosen, re.MULTILINE)
+    return f"line {frame[2]} of {frame[1]}, in {frame[3]}" if frame else None
+
+
+class MemoryLimitExceeded(ShoalError, MemoryError):
+    """A task passed its `memory_limit`, so its worker was killed. Nothing else was disturbed."""
+
+    def __init__(self, *, task: str, limit_bytes: int, peak_bytes: int, obituary: Obituary | None) -> None:
+        self.task = task
+        self.limit_bytes = limit_bytes
+        self.peak_bytes = peak_bytes
+        self.obituary = obituary
+        super().__init__(
+            _lines(
+                f"{task} used {_size(peak_bytes)} of the {_size(limit_bytes)} it may use and was stopped",
+                hint="raise memory_limit=, or give each task less to hold",
+            )
+        )
+
+
+class Cancelled(ShoalError, concurrent.futures.CancelledError):
+    """The task was cancelled, by `Future.cancel()` or because its call was given up."""
+
+    def __init__(self, *, task: str) -> None:
+        self.task = task
+        super().__init__(f"{task} was cancelled")
+
+
+# --- it cannot cross ----------------------------------------------------------------------------
+
+
+class NotPicklable(ShoalError, pickle.PicklingError):
+    """An object cannot travel between processes.
+
+    Attributes:
+        what: What was being sent: "the function", "argument 2 of f", "the result of f".
+        path: Where inside it the culprit sits, such as ``"[3].handle"``; empty if it is the object itself.
+        culprit: Short text of the culprit's type and value.
+        reason: The pickler's own words.
+    """
+
+    def __init__(self, *, what: str, path: str, culprit: str, reason: str) -> None:
+        self.what = what
+        self.path = path
+        self.culprit = culprit
+        self.reason = reason
+        inside = f" at {path}" if path else ""
+        super().__init__(
+            _lines(
+                f"{what} cannot be sent to another process: {culprit}{inside} ({reason})",
+                hint="send what it is made from (a path, a key, plain data) and build it in the task",
+            )
+        )
+
+
+# --- you closed it ------------------------------------------------------------------------------
+
+
+class PoolClosed(ShoalError, RuntimeError):
+    """The pool does not take this call: it was closed, or it belongs to another process."""
+
+    def __init__(self, *, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class MainGuardMissing(ShoalError, RuntimeError):
+    """The main script starts processes while a worker is importing it."""
+
+    def __init__(self, *, script: str, traceback_text: str | None = None) -> None:
+        self.script = script
+        self.traceback_text = traceback_text
+        super().__init__(
+            _lines(
+                f"{script} uses shoal while a worker imports it; without a guard this would start processes without end",
+                hint='put the code that starts the work under  if __name__ == "__main__":',
+            )
+        )
+
+
+# --- the world ----------------------------------------------------------------------------------
+
+
+class NoSharedMemory(ShoalError, OSError):
+    """Shared memory is short: nothing was written, nothing is lost."""
+
+    def __init__(self, *, wanted_bytes: int, reason: str, hint: str | None = None) -> None:
+        self.wanted_bytes = wanted_bytes
+        self.reason = reason
+        self.hint = hint
+        super().__init__(_lines(f"no shared memory for {_size(wanted_bytes)}: {reason}", hint=hint))
+
+
+class UnsupportedPlatform(ShoalError, ImportError):
+    """This system lacks what shoal stands on."""
+
+    def __init__(self, *, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
