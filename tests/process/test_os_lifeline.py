@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from tests.support import eventually, is_alive
@@ -45,11 +48,25 @@ PROGRAM = """
 """
 
 
+@pytest.fixture
+def pids_of(start_script):
+    """Returns the pids a PROGRAM prints: worker, grandchild, worker, grandchild. A survivor is killed after the test."""
+    seen = []
+
+    def read(program):
+        seen.extend(int(pid) for _ in range(2) for pid in program.wait_for("pids").split())
+        return seen
+
+    yield read
+    for pid in filter(is_alive, seen):
+        os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("busy", ["hold_the_gil", "block_everything", "stand_still", "end"])
-def test_killing_the_program_kills_its_workers_and_their_children(start_script, busy):
+def test_killing_the_program_kills_its_workers_and_their_children(start_script, pids_of, busy):
     """Both workers are armed on one pipe; the last one to arm must not be the only one that dies (L3)."""
     program = start_script(PROGRAM.format(busy=busy, then="time.sleep(1000)"))
-    pids = [int(pid) for _ in range(2) for pid in program.wait_for("pids").split()]
+    pids = pids_of(program)
     program.wait_for("ready")
     assert [is_alive(pid) for pid in pids[1::2]] == [True, True]
 
@@ -58,17 +75,17 @@ def test_killing_the_program_kills_its_workers_and_their_children(start_script, 
     eventually(lambda: not any(map(is_alive, pids)), what="both groups to be killed by the kernel", limit_s=5)
 
 
-def test_a_program_that_exits_takes_its_groups_along(start_script):
+def test_a_program_that_exits_takes_its_groups_along(start_script, pids_of):
     program = start_script(PROGRAM.format(busy="hold_the_gil", then=""))
-    pids = [int(pid) for _ in range(2) for pid in program.wait_for("pids").split()]
-    assert program.finish() == 0
+    pids = pids_of(program)
+    program.process.wait(5)
     eventually(lambda: not any(map(is_alive, pids)), what="both groups to be killed by the kernel", limit_s=5)
 
 
 def test_arming_after_the_program_died_kills_the_group_at_once(run_script):
     """The write end is already closed: no signal will come, so `arm` must look (L2)."""
     done = run_script("""
-        import os, time
+        import os, signal, time
         from shoal._os.lifeline import Lifeline
         from shoal._os.processes import own_group, reap
 
@@ -80,6 +97,7 @@ def test_arming_after_the_program_died_kills_the_group_at_once(run_script):
             own_group()
             grandchild = os.fork()
             if grandchild == 0:
+                signal.alarm(10)  # nobody else would end it, should the claim be wrong
                 time.sleep(1000)
             Lifeline.arm(read_fd)
             os.write(tell, b"survived")
