@@ -48,7 +48,7 @@ def parse_bytes(name: str, value: int | str) -> int:
             raise ValueError(f'{name}={value!r} is not a size; write it like "2GiB", "500MB" or 1048576')
         # In whole numbers: a float would round large sizes.
         whole, _, decimals = match[1].partition(".")
-        size = int(whole + decimals) * _UNITS[match[2].lower()] // 10 ** len(decimals)
+        size = int(int(whole + decimals) * _UNITS[match[2].lower()] // 10 ** len(decimals))
     else:
         size = value
     if size <= 0:
@@ -106,7 +106,8 @@ class TaskOptions:
         object.__setattr__(self, "timeout", check_timeout("timeout", self.timeout))
         check_count("retries", self.retries, least=0)
         if self.retry_on is not None:
-            kinds = (self.retry_on,) if isinstance(self.retry_on, type) else self.retry_on
+            asked: Any = self.retry_on
+            kinds = (asked,) if isinstance(asked, type) else asked
             if not isinstance(kinds, Iterable) or isinstance(kinds, str):
                 raise TypeError(f"retry_on takes exception classes, not {kinds!r}")
             kinds = tuple(kinds)
