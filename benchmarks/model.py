@@ -1,0 +1,234 @@
+"""Rows, targets, medians and verdicts. Pure: no clocks, files or processes.
+
+Owner: `harness.py` fills a `Board`; `report.py` reads it.
+
+Invariants
+    B1  A figure shown is the median of the rounds that succeeded; a failed round is counted, never hidden.
+    B2  A target counts as reached only if shoal failed in no round.
+    B3  Ratios are shoal's median divided by the best peer's, whichever direction is better.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+#: The contender that the targets are for; every other one is a peer.
+OURS = "shoal"
+
+#: Rounds of one case that may fail before a contender is left out of the rest of that case.
+STRIKES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What shoal should reach: `value` itself, or `value` times the best peer's figure."""
+
+    value: float
+    of_best: bool = False
+
+    def reached(self, ours: float, best_peer: float | None, *, higher_is_better: bool) -> bool | None:
+        """Tell whether `ours` is good enough; None if there is no peer to compare with."""
+        bound = self.value
+        if self.of_best:
+            if best_peer is None:
+                return None
+            bound *= best_peer
+        return ours >= bound if higher_is_better else ours <= bound
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: the figure that a case returns under the name `key`."""
+
+    key: str
+    title: str
+    unit: str
+    higher_is_better: bool = False
+    target: Target | None = None
+    #: Name of the figure of `physical.py` that bounds this row.
+    limit: str | None = None
+
+    def target_text(self) -> str:
+        if self.target is None:
+            return ""
+        sign = "≥" if self.higher_is_better else "≤"
+        if self.target.of_best:
+            return f"{sign} {self.target.value:g} x best"
+        return f"{sign} {self.target.value:g} {self.unit}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One measurement in a fresh interpreter. It may fill several rows.
+
+    Attributes:
+        function: ``"module:name"`` of ``name(contender, params) -> {row key: figure}``.
+        full: Parameters of a full run.
+        quick: What differs in a quick run.
+        needs: Features a contender must have, such as ``"submit"``; see `Contender.lacks`.
+        limit_s: Only a hang takes this long.
+    """
+
+    key: str
+    function: str
+    rows: tuple[Row, ...]
+    full: Mapping[str, Any] = field(default_factory=dict)
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    limit_s: float = 60.0
+
+    def params(self, *, quick: bool) -> dict[str, Any]:
+        return {**self.full, **(self.quick if quick else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Cases that answer one question, run and shown together."""
+
+    name: str
+    title: str
+    question: str
+    cases: tuple[Case, ...]
+    #: A list in Markdown for the page: how the rows were measured and what they leave out.
+    notes: str = ""
+    full_rounds: int = 5
+    quick_rounds: int = 2
+    #: No further round is begun that would probably end after this many seconds.
+    full_budget_s: float = 450.0
+    quick_budget_s: float = 95.0
+
+    def rows(self) -> list[Row]:
+        return [row for case in self.cases for row in case.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one case gave for one contender in one round."""
+
+    status: Literal["ok", "n/a", "failed", "hung"]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    note: str = ""
+    #: Processes that were still there a second after the program had ended.
+    left_behind: int = 0
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The rounds of one row for one contender."""
+
+    median: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Summary:
+        return cls(statistics.median(values), min(values), max(values), tuple(values))
+
+    @property
+    def spread(self) -> float:
+        """Distance from lowest to highest as a share of the median."""
+        return (self.high - self.low) / abs(self.median) if self.median else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One row judged: who the best peer is, how shoal compares, whether the target is reached."""
+
+    best_peer: str | None
+    ratio: float | None
+    reached: bool | None
+
+
+class Board:
+    """Every outcome of a run, by case and contender."""
+
+    def __init__(self) -> None:
+        self._outcomes: dict[tuple[str, str], list[Outcome]] = {}
+
+    def add(self, case: str, contender: str, outcome: Outcome) -> None:
+        self._outcomes.setdefault((case, contender), []).append(outcome)
+
+    def outcomes(self, case: str, contender: str) -> list[Outcome]:
+        return self._outcomes.get((case, contender), [])
+
+    def struck_out(self, case: str, contender: str) -> bool:
+        """Tell whether to leave this contender out of the rest of this case."""
+        bad = [outcome.status for outcome in self.outcomes(case, contender) if outcome.status != "ok"]
+        return "n/a" in bad or len(bad) >= STRIKES
+
+    def failures(self, case: str, contender: str) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes(case, contender) if outcome.status in {"failed", "hung"}]
+
+    def seconds(self) -> dict[str, float]:
+        """Return how long the cases took, by case, all contenders and rounds together."""
+        total: dict[str, float] = {}
+        for (case, _), outcomes in self._outcomes.items():
+            total[case] = total.get(case, 0.0) + sum(outcome.took_s for outcome in outcomes)
+        return total
+
+    def summary(self, case: str, contender: str, row: str) -> Summary | None:
+        found = [o.figures[row] for o in self.outcomes(case, contender) if o.status == "ok" and row in o.figures]
+        return Summary.of(found) if found else None
+
+    def absence(self, case: str, contender: str) -> str:
+        """Why there is no figure."""
+        outcomes = self.outcomes(case, contender)
+        return outcomes[-1].reason if outcomes else "not run"
+
+
+def judge(row: Row, medians: Mapping[str, float], *, failed: bool) -> Verdict:
+    """Compare shoal's median with the best peer's and with the row's target."""
+    peers = {name: value for name, value in medians.items() if name != OURS and math.isfinite(value)}
+    pick = max if row.higher_is_better else min
+    best = pick(peers, key=lambda name: peers[name]) if peers else None
+    ours = medians.get(OURS)
+    if ours is None:
+        return Verdict(best, None, None)
+    ratio = ours / peers[best] if best is not None and peers[best] else None
+    reached = None
+    if row.target is not None:
+        reached = row.target.reached(ours, peers.get(best or ""), higher_is_better=row.higher_is_better)
+        reached = reached and not failed  # B2
+    return Verdict(best, ratio, reached)
+
+
+def interleave(cases: Sequence[Case], contenders: Sequence[str], round_number: int) -> Iterator[tuple[Case, str]]:
+    """Order one round: row by row, contenders side by side, a different one first in each round.
+
+    Side by side so that a slow minute of the machine hits every contender of a row alike; rotated
+    so that none always runs right after the same neighbour.
+    """
+    for offset, case in enumerate(cases):
+        start = (round_number + offset) % len(contenders) if contenders else 0
+        for contender in [*contenders[start:], *contenders[:start]]:
+            yield case, contender
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least `share` of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def show(value: float | None, unit: str) -> str:
+    """Write a figure with three digits that matter, thousands as k and M."""
+    if value is None:
+        return ""
+    for size, letter in ((1e6, " M"), (1e3, " k")):
+        if unit.endswith("/s") and abs(value) >= size:
+            return f"{_digits(value / size)}{letter}"
+    return _digits(value)
+
+
+def _digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(places, 3)}f}"

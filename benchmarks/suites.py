@@ -1,0 +1,8 @@
+"""Every question there is a file for, in the order of the page."""
+
+from __future__ import annotations
+
+from benchmarks import pool
+from benchmarks.model import Suite
+
+SUITES: tuple[Suite, ...] = (pool.SUITE,)
