@@ -276,7 +276,7 @@ class PebbleSession(Session):
         return [future.result() for future in futures]
 
     def map(self, fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
-        # Larger chunks made it slower: they no longer fit its pipe.
+        # Larger chunks served it no better.
         chunk = min(100, max(1, len(items) // 200))
         return list(self.pool.map(fn, items, chunksize=chunk).result())
 
@@ -338,7 +338,7 @@ class MpireSession(Session):
 class Mpire(Contender):
     name = title = "mpire"
     distribution = module = "mpire"
-    lacks: ClassVar[Mapping[str, str]] = {"heal": "a dead worker fails every call in progress"}
+    lacks: ClassVar[Mapping[str, str]] = {"heal": "after a worker's death its waiting tasks do not run"}
     imports = "from mpire import WorkerPool"
     body = "with WorkerPool(2) as pool:\n    pool.apply(task, (1,))\n    return time.perf_counter()"
 

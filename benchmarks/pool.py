@@ -283,7 +283,7 @@ def slot_after_timeout(contender: Contender, params: Mapping[str, Any]) -> Figur
 NOTES = """\
 - `map` hands out in batches of the contender's own choosing where it has such a rule (shoal, `multiprocessing.Pool`,
   joblib, mpire). `ProcessPoolExecutor` and loky have none and got a chunk size of 1/200 of the items by hand, pebble at
-  most 100, which served it best. Who handles fewer than 200,000 items/s is measured over a fifth of them.
+  most 100, as larger ones served it no better. Who handles fewer than 200,000 items/s is measured over a fifth of them.
 - The tasks of 100 µs watch the clock, not the processor: a task that is put aside by the system still ends on time.
   Every contender gains alike, but a share near 1 means that slots were kept filled, not that nothing else ran.
 - The first result of a fresh program counts from the start of the interpreter and includes every import. Its second
