@@ -15,6 +15,9 @@ from types import ModuleType
 
 _MP_MAIN = "__mp_main__"
 
+#: Set while `import_main` runs the program's main module here: whoever starts work then has no main guard.
+_importing = False
+
 #: Mains we replaced: their functions may still be called, and a collected module takes its globals along.
 _replaced_mains: list[ModuleType] = []
 
@@ -116,24 +119,37 @@ def import_main(main: MainModule) -> None:
     Does nothing for ``"none"``, nor if this process already has it (it was forked, or called before).
     Loads `runpy`. Whatever the program's main module raises comes through, and leaves ``__main__`` as it was.
     """
+    global _importing  # noqa: PLW0603 - one import at a time, in the main thread of a fresh process
     if main.kind == "none" or _is_main(sys.modules.get("__main__"), main):
         return
-    import runpy
-
-    if main.kind == "module":
-        if main.name is None:
-            raise ValueError("a main module of kind 'module' has no name")
-        content = runpy.run_module(main.name, run_name=main.init_name, alter_sys=True)
-    else:
-        if main.path is None:
-            raise ValueError("a main module of kind 'file' has no path")
-        content = runpy.run_path(main.path, run_name=main.init_name)
+    _importing = True
+    try:
+        content = _run(main)
+    finally:
+        _importing = False
     module = ModuleType(main.init_name)
     module.__dict__.update(content)
     old = sys.modules.get("__main__")
     if old is not None:
         _replaced_mains.append(old)
     sys.modules["__main__"] = sys.modules[main.init_name] = module
+
+
+def importing_main() -> bool:
+    """Say whether this process is a worker or template that is running the program's main module right now."""
+    return _importing
+
+
+def _run(main: MainModule) -> dict[str, object]:
+    import runpy
+
+    if main.kind == "module":
+        if main.name is None:
+            raise ValueError("a main module of kind 'module' has no name")
+        return runpy.run_module(main.name, run_name=main.init_name, alter_sys=True)
+    if main.path is None:
+        raise ValueError("a main module of kind 'file' has no path")
+    return runpy.run_path(main.path, run_name=main.init_name)
 
 
 def _is_main(current: ModuleType | None, main: MainModule) -> bool:

@@ -70,6 +70,19 @@ class ExitStatus:
 # --- pidfds and signals -------------------------------------------------------------------------
 
 
+def fork() -> int:
+    """Fork. The warning newer Pythons give when threads run is kept quiet: the caller has decided.
+
+    Raises:
+        OSError: The system has no room for another process.
+    """
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
 def pidfd_open(pid: int) -> int:
     """Return a close-on-exec descriptor of process `pid`; readable once it has ended.
 

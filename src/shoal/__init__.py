@@ -1,0 +1,98 @@
+"""shoal: worker processes that do not hang, leak, lose work or keep you guessing.
+
+Role: the public names, loaded when first used. No logic.
+
+Layers, from the bottom; a module imports from rows above it in this list only (checked by
+tests/surface/test_layers.py):
+
+    errors, _settings           what can go wrong; what can be asked
+    _os                         the only place that touches processes, descriptors, memory files and control groups
+    _wire, _memory              frames, pickling, remote errors; shared pages
+    _worker                     what runs in the child
+    _pool                       dispatcher, engine, surface
+    cli                         the command
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal._pool.default import cpu_count, imap, map, submit
+    from shoal._pool.executor import Pool, PoolView
+    from shoal._pool.future import Future
+    from shoal._pool.snapshots import PoolStatistics, WorkerInfo
+    from shoal.errors import (
+        Cancelled,
+        InitializerFailed,
+        MainGuardMissing,
+        MemoryLimitExceeded,
+        NoSharedMemory,
+        NotPicklable,
+        Obituary,
+        PoisonTask,
+        PoolClosed,
+        RemoteError,
+        RemoteTraceback,
+        ShoalError,
+        StartFailed,
+        TaskTimeout,
+        UnsupportedPlatform,
+        WorkerDied,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cancelled",
+    "Future",
+    "InitializerFailed",
+    "MainGuardMissing",
+    "MemoryLimitExceeded",
+    "NoSharedMemory",
+    "NotPicklable",
+    "Obituary",
+    "PoisonTask",
+    "Pool",
+    "PoolClosed",
+    "PoolStatistics",
+    "PoolView",
+    "RemoteError",
+    "RemoteTraceback",
+    "ShoalError",
+    "StartFailed",
+    "TaskTimeout",
+    "UnsupportedPlatform",
+    "WorkerDied",
+    "WorkerInfo",
+    "cpu_count",
+    "imap",
+    "map",
+    "submit",
+]
+
+_HOMES = {
+    "Future": "shoal._pool.future",
+    "Pool": "shoal._pool.executor",
+    "PoolStatistics": "shoal._pool.snapshots",
+    "PoolView": "shoal._pool.executor",
+    "WorkerInfo": "shoal._pool.snapshots",
+    "cpu_count": "shoal._pool.default",
+    "imap": "shoal._pool.default",
+    "map": "shoal._pool.default",
+    "submit": "shoal._pool.default",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES.get(name, "shoal.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,237 @@
+"""Limits and second chances: deadlines, cancelled tasks, retries, work taken back from the busy.
+
+Role: what is done to a worker for the sake of one task. Owner: the engine, with its lock held; timers call back here.
+
+How one task is stopped without touching the next (used by deadlines and by cancelling):
+    1  the worker is stopped (SIGSTOP), so its page cannot change any more
+    2  its socket is read empty, so a task that finished in time has finished
+    3  if the page still announces that very task, the worker is killed, else it is continued (SIGCONT)
+
+Invariants
+    A1  A worker is killed for a task only while it is running that task, or has hung before starting it.
+    A2  The clock of a task starts when its worker announces it. A worker that announces nothing (stopped, or stuck in
+        native code) is held to the time it was last heard of.
+    A3  A task set aside for a retry is in exactly one place: `_aside`.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+
+from shoal._os import processes
+from shoal._pool import autopsy
+from shoal._pool.core import Core
+from shoal._pool.dispatcher import Span
+from shoal._pool.jobs import Job, Task
+from shoal._pool.worker import WorkerHandle
+from shoal._settings import BACKOFF_LIMIT_S, POISON_KILLS
+from shoal.errors import Obituary, PoisonTask, TaskTimeout, WorkerDied
+
+#: A worker may sit on unstarted work for this long while others idle.
+RECALL_S = 0.002
+#: Longest pause between two tries to take work back or to stop a given-up task.
+_SLOWEST_S = 0.05
+
+TIMED_OUT = "its task ran longer than its timeout"
+GIVEN_UP = "its task was given up"
+
+Running = tuple[int, int]
+
+
+class Care:
+    """Looks after single tasks of one pool."""
+
+    def __init__(
+        self,
+        core: Core,
+        read_worker: Callable[[WorkerHandle], bool],
+        blame: Callable[[WorkerHandle, Job, int], None],
+    ) -> None:
+        self._core = core
+        self._read_worker = read_worker
+        self._blame = blame
+        self._aside: dict[tuple[int, int], tuple[Job, int]] = {}
+        self._condemned: dict[int, Running] = {}  # worker -> (span, task) it is killed for
+        self._recalling = False
+
+    # --- deadlines ------------------------------------------------------------------------------
+
+    def watch(self, worker: WorkerHandle) -> None:
+        """Check the worker's deadlines when the next may have passed."""
+        if worker.watched or worker.state != "ready":
+            return
+        due = self._next_due(worker)
+        if due is not None:
+            worker.watched = True
+            delay_s = max(0.0, (due[0] - time.monotonic_ns()) / 1e9)
+            self._core.after(delay_s, lambda: self._check(worker))
+
+    def _next_due(self, worker: WorkerHandle) -> tuple[int, Running | None] | None:
+        """Return (when, whom): when to look next, and the task whose deadline that is."""
+        dispatcher = self._core.dispatcher
+        spans = list(dispatcher.spans_at(worker.number))
+        limits = [_timeout_ns(span) for span in spans]
+        timed = [limit for limit in limits if limit is not None]
+        if not timed:
+            return None
+        running = worker.page.running()
+        if running is not None:
+            span = dispatcher.owes(worker.number, running[0])
+            if span is not None and span.start <= running[1] < span.stop:
+                limit = _timeout_ns(span)
+                if limit is None:  # what is timed waits behind something that is not
+                    return time.monotonic_ns() + min(timed), None
+                return running[2] + limit, (span.id, running[1])
+        if limits[0] is None:
+            return time.monotonic_ns() + min(timed), None
+        return worker.heard_ns + limits[0], (spans[0].id, spans[0].start)  # A2
+
+    def _check(self, worker: WorkerHandle) -> None:
+        worker.watched = False
+        if worker.state != "ready":
+            return
+        due = self._next_due(worker)
+        if due is None:
+            return
+        when, whom = due
+        if whom is not None and when <= time.monotonic_ns():
+            if processes.state_letter(worker.pid or 0) != "T":
+                autopsy.ask_for_stack(worker)
+            self._stop_if(worker, lambda: self._overdue(worker, whom), TIMED_OUT, whom)
+        self.watch(worker)
+
+    def _overdue(self, worker: WorkerHandle, whom: Running) -> bool:
+        due = self._next_due(worker)
+        return due is not None and due[1] == whom and due[0] <= time.monotonic_ns()
+
+    def _stop_if(self, worker: WorkerHandle, guilty: Callable[[], bool], why: str, whom: Running) -> None:
+        """Kill the worker if `guilty()` once it cannot change any more; see the header."""
+        if worker.pidfd is None or worker.pid is None:
+            return
+        processes.stop_and_wait(worker.pidfd, worker.pid)
+        self._read_worker(worker)
+        if guilty():
+            self._condemned[worker.number] = whom
+            worker.kill(why)
+        else:
+            worker.signal(signal.SIGCONT)
+
+    # --- cancelling -----------------------------------------------------------------------------
+
+    def announced(self, number: int, span: Span) -> int | None:
+        """Return which task of `span` its worker says it is running, if any."""
+        worker = self._core.workers.get(number)
+        running = worker.page.running() if worker is not None and worker.state == "ready" else None
+        if running is None or running[0] != span.id or not span.start <= running[1] < span.stop:
+            return None
+        return running[1]
+
+    def chase(self, job: Job, pause_s: float = RECALL_S) -> None:
+        """Stop what runs of a given-up job, and take back what does not run yet."""
+        left = list(self._core.dispatcher.spans_of(job))
+        for number, span in left:
+            worker = self._core.workers.get(number)
+            if worker is None or worker.doomed:
+                continue
+            index = self.announced(number, span)
+            if index is None:
+                worker.recall()
+            else:
+                self._stop_if(worker, lambda n=number, s=span: self._still_runs(n, s), GIVEN_UP, (span.id, index))  # type: ignore[misc]
+        if left:
+            self._core.after(pause_s, lambda: self.chase(job, min(2 * pause_s, _SLOWEST_S)))
+
+    def _still_runs(self, number: int, span: Span) -> bool:
+        owed = self._core.dispatcher.owes(number, span.id)
+        return owed is not None and self.announced(number, owed) is not None
+
+    # --- work that sits with the busy -----------------------------------------------------------
+
+    def look(self, pause_s: float = RECALL_S) -> None:
+        """If workers idle while others sit on unstarted work, ask for it back after a moment."""
+        if not self._recalling and self._core.dispatcher.to_recall():
+            self._recalling = True
+            self._core.after(pause_s, lambda: self._recall(pause_s))
+
+    def _recall(self, pause_s: float) -> None:
+        self._recalling = False
+        for number in self._core.dispatcher.to_recall():
+            worker = self._core.workers.get(number)
+            if worker is not None:
+                worker.recall()
+        self.look(min(2 * pause_s, _SLOWEST_S))
+
+    # --- verdicts -------------------------------------------------------------------------------
+
+    def verdict(self, worker: WorkerHandle, announced: Running | None) -> Running | None:
+        """Return the task a death is to be blamed on: what it was killed for, else what it was running."""
+        condemned = self._condemned.pop(worker.number, None)
+        if condemned is not None:
+            return condemned
+        return None if worker.doomed else announced
+
+    def sentence(
+        self, worker: WorkerHandle, job: Job, index: int, label: str, obituary: Obituary
+    ) -> BaseException | None:
+        """Return the error a culprit fails with, or None if it is tried again."""
+        tries = job.tries(index)
+        attempts = 1 + job.options.retries
+        error: BaseException
+        if worker.doomed == TIMED_OUT:
+            self._core.counters.timeouts += 1
+            error = TaskTimeout(
+                task=label,
+                timeout=job.options.timeout or 0.0,
+                attempt=tries.runs + 1,
+                attempts=attempts,
+                obituary=obituary,
+            )
+        else:
+            tries.kills += 1
+            if tries.kills >= POISON_KILLS:
+                return PoisonTask(obituary=obituary, kills=tries.kills)
+            error = WorkerDied(obituary=obituary)
+        wanted = job.options.retry_on
+        if (wanted is None or isinstance(error, wanted)) and self.retry(job, index):
+            return None
+        return error
+
+    def retry(self, job: Job, index: int) -> bool:
+        """Set a task aside for another run after a pause; False if it has had its runs."""
+        tries = job.tries(index)
+        tries.runs += 1
+        if tries.runs > job.options.retries or job.given_up:
+            return False
+        self._core.counters.retried += 1
+        pause_s = min(BACKOFF_LIMIT_S, job.options.backoff_s * 2 ** (tries.runs - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        key = id(job), index
+        self._aside[key] = job, index
+        self._core.after(pause_s, lambda: self._again(key))
+        return True
+
+    def _again(self, key: tuple[int, int]) -> None:
+        entry = self._aside.pop(key, None)
+        if entry is None:
+            return
+        job, index = entry
+        span = self._core.dispatcher.add_first(job, index, index + 1)
+        if isinstance(job, Task):
+            job.span = span
+
+    @property
+    def has_set_aside(self) -> bool:
+        return any(not job.given_up for job, _ in self._aside.values())
+
+    def take_set_aside(self) -> list[tuple[Job, int, int]]:
+        """Remove and return the tasks that wait for a retry, as (job, start, stop)."""
+        taken = [(job, index, index + 1) for job, index in self._aside.values() if not job.given_up]
+        self._aside.clear()
+        return taken
+
+
+def _timeout_ns(span: Span) -> int | None:
+    timeout = span.job.options.timeout  # type: ignore[attr-defined]
+    return None if timeout is None else int(timeout * 1e9)

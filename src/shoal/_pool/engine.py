@@ -1,0 +1,689 @@
+"""The engine: everything that happens in a pool, happening.
+
+Role: moves tasks and results between callers, the dispatcher and the workers' sockets. Owner: `executor.Pool`; the
+engine outlives it until the work is done.
+
+Who reads the sockets: one thread at a time, which holds the *role*. A caller that waits for a result takes the role
+and reads for itself, which saves waking another thread; when nobody waits, the background thread has it.
+
+Invariants
+    N1  Nothing under `core.lock` blocks or runs code of the user; see `core.py`.
+    N2  What the dispatcher hands over is sent before the handing thread does anything that may not return.
+    N3  Only the holder of the role reads sockets, runs timers and changes the fleet by what it finds.
+    N4  In a forked child the engine owns nothing and refuses everything.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shoal._pool import autopsy, interrupts
+from shoal._pool.care import Care
+from shoal._pool.core import Core
+from shoal._pool.fleet import Fleet
+from shoal._pool.functions import FunctionBook, FunctionRecord
+from shoal._pool.jobs import Job, PackFailed, Task
+from shoal._pool.dispatcher import Span
+from shoal._pool.worker import WorkerHandle
+from shoal._os.interpreter import main_module
+from shoal._settings import PoolOptions
+from shoal._wire import codec, messages as m, remote
+from shoal._wire.frames import Buffer, encode
+from shoal.errors import (
+    InitializerFailed,
+    MainGuardMissing,
+    PoolClosed,
+    RemoteError,
+    RemoteTraceback,
+    ShoalError,
+    StartFailed,
+)
+
+#: A waiting caller looks this long before it sleeps: waking up costs more.
+SPIN_S = 50e-6
+
+Hand = tuple[int, Span]
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Engine:
+    """One running pool."""
+
+    def __init__(self, options: PoolOptions) -> None:
+        self.core = Core(options)
+        self.foreign = False
+        self.closed = threading.Event()
+        self.interrupted = False
+        self.abandoned = False
+        self.started = time.monotonic()
+        self.main_is_lost = options.start_method != "fork" and main_module().kind == "none"
+        self.functions = FunctionBook(main_is_lost=self.main_is_lost)
+        self._role = threading.Lock()
+        self._role_owner = 0
+        self._oom = autopsy.OomWatch()
+        self._spins = (os.cpu_count() or 1) > 1
+        self._asked: list[Callable[[], None]] = []  # for the pump, from any thread
+        self.fleet = Fleet(
+            self.core,
+            self._boot_payload(options),
+            self._worker_ready,
+            self._read_worker,
+            self._worker_gone,
+            self._worker_buried,
+            self._hopeless,
+        )
+        self.care = Care(self.core, self._read_worker, self._blame)
+        self._culprits: dict[int, tuple[Job, int]] = {}  # worker -> whom its obituary goes to
+        self._thread = threading.Thread(target=self._background, name="shoal-pool", daemon=True)
+        _engines.add(self)
+        self._thread.start()
+
+    def _boot_payload(self, options: PoolOptions) -> tuple[codec.Payload, list[Buffer]] | None:
+        if options.initializer is None:
+            return None
+        buffers: list[Buffer] = []
+        call = (options.initializer, options.initargs)
+        packed = codec.pack(call, buffers, ("the initializer", options.initializer), main_is_lost=self.main_is_lost)
+        return packed, buffers
+
+    # --- work comes in --------------------------------------------------------------------------
+
+    def submit(self, task: Task) -> None:
+        """Queue a task and send what can be sent. Any thread."""
+        core = self.core
+        hands: list[Hand] = []
+        try:
+            with core.lock:
+                self._check_open()
+                core.counters.submitted += 1
+                task.span = core.dispatcher.add(task, 0, 1)
+                if core.dispatcher.can_assign:
+                    hands = core.dispatcher.assign()
+                if core.dispatcher.waiting:
+                    self.fleet.keep_strength()
+            if hands:
+                self._send(hands)
+        except (KeyboardInterrupt, SystemExit):
+            self._distrust(hands)
+            raise
+
+    def submit_many(self, job: Job, start: int, stop: int) -> None:
+        """Queue tasks `start..stop` of a job. Any thread."""
+        hands: list[Hand] = []
+        try:
+            with self.core.lock:
+                self._check_open()
+                self.core.counters.submitted += stop - start
+                self.core.dispatcher.add(job, start, stop)
+                hands = self.core.dispatcher.assign()
+                self.fleet.keep_strength()
+            self._send(hands)
+        except (KeyboardInterrupt, SystemExit):
+            self._distrust(hands)
+            raise
+
+    def _check_open(self) -> None:
+        if self.foreign:
+            raise PoolClosed(
+                reason="this pool belongs to another process: a fork cannot use it; open a pool in this process"
+            )
+        if self.core.closing:
+            raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")
+
+    def _distrust(self, hands: Sequence[Hand]) -> None:
+        """A signal hit us between handing over and sending (N2): those workers start over."""
+        for number, _ in hands:
+            worker = self.core.workers.get(number)
+            if worker is not None:
+                worker.kill("it was interrupted while it was handed work")
+
+    def _send(self, hands: Sequence[Hand]) -> None:
+        """Encode and send what was handed over. Runs pickling of map items, so without the lock."""
+        by_worker: dict[int, list[Span]] = {}
+        for number, span in hands:
+            by_worker.setdefault(number, []).append(span)
+        for number, spans in by_worker.items():
+            worker = self.core.workers.get(number)
+            if worker is not None:
+                self._send_to(worker, spans)
+
+    def _send_to(self, worker: WorkerHandle, spans: list[Span]) -> None:
+        messages: list[m.Message] = []
+        buffers: list[Buffer] = []
+        known = worker.known
+        for span in spans:
+            job: Job = span.job  # type: ignore[assignment]
+            record = job.record
+            if record.id not in known:
+                self._introduce(worker, record, messages, buffers)
+            try:
+                messages += job.messages(span, buffers)
+            except PackFailed as failed:
+                self._unpackable(worker, span, failed)
+                if span.start < span.stop:
+                    messages += job.messages(span, buffers)
+        if messages:
+            if not worker.heard_ns or len(spans) == self.core.dispatcher.spans_with(worker.number):
+                worker.heard_ns = time.monotonic_ns()
+            if worker.to_forget:
+                messages += [(m.FORGET, number) for number in worker.to_forget]
+                worker.to_forget = set()
+            worker.send(encode(messages, buffers))
+        if any(span.job.options.timeout is not None for span in spans):  # type: ignore[attr-defined]
+            with self.core.lock:
+                self.care.watch(worker)
+
+    def _introduce(
+        self, worker: WorkerHandle, record: FunctionRecord, messages: list[m.Message], buffers: list[Buffer]
+    ) -> None:
+        payload = record.payload
+        if type(payload) is not bytes:
+            main, _, count = payload
+            payload = main, len(buffers), count
+            buffers += record.buffers
+        messages.append((m.FUNCTION, record.id, payload))
+        worker.known.add(record.id)
+
+    def _unpackable(self, worker: WorkerHandle, span: Span, failed: PackFailed) -> None:
+        """One item of a span cannot be sent: it fails, those after it go back, those before it go on."""
+        job: Job = span.job  # type: ignore[assignment]
+        with self.core.lock:
+            self.core.dispatcher.handed_back(worker.number, span.id, failed.index + 1)
+            self.core.dispatcher.cut(worker.number, span.id, failed.index)
+            self.core.counters.failed += 1
+            self._asked.append(lambda: None)
+        job.fail(failed.index, failed.error)
+        self.core.poller.wake()
+
+    # --- the role -------------------------------------------------------------------------------
+
+    def wait(
+        self,
+        ready: Callable[[], bool],
+        condition: Callable[[], threading.Condition],
+        timeout: float | None,
+    ) -> None:
+        """Block until `ready()` or `timeout` seconds passed, reading the sockets meanwhile if nobody else does.
+
+        `condition` returns what is notified when `ready` may have become true; it is only asked for if somebody
+        else is reading.
+        """
+        limit = None if timeout is None else time.monotonic() + timeout
+        while not ready():
+            if self.foreign:
+                self._check_open()
+            if limit is not None and time.monotonic() >= limit:
+                return
+            if self._role_owner == threading.get_ident():  # a callback that waits: read on from here
+                self._pump(_left(limit))
+            elif self._role.acquire(blocking=False):
+                self._lead(ready, limit)
+            else:
+                changed = condition()
+                with changed:
+                    if not ready():
+                        changed.wait(_left(limit))
+
+    def _lead(self, ready: Callable[[], bool], limit: float | None) -> None:
+        """Read the sockets until `ready()`; with the role just taken."""
+        poller = self.core.poller
+        self._role_owner = threading.get_ident()
+        try:
+            if self.closed.is_set():
+                return
+            poller.mask()
+            with interrupts.deferred() as shield:
+                spin_until = time.monotonic() + SPIN_S if self._spins else 0.0
+                while not ready() and not self.closed.is_set():
+                    if limit is not None and time.monotonic() >= limit:
+                        return
+                    spinning = time.monotonic() < spin_until
+                    if self._pump(0.0 if spinning else _left(limit), shield):
+                        spin_until = time.monotonic() + SPIN_S if self._spins else 0.0
+        except KeyboardInterrupt:
+            self.interrupted = True
+            raise
+        finally:
+            self._role_owner = 0
+            poller.unmask()
+            self._role.release()
+            if self.core.timers.wait_s() is not None:
+                poller.wake()  # the background thread sleeps without a limit while somebody else has the role
+
+    def _background(self) -> None:
+        """Read when nobody waits; serve callbacks, timers and deaths."""
+        core = self.core
+        while not self.closed.is_set():
+            with core.lock:
+                wait_s = core.timers.wait_s()
+            core.poller.sleep(wait_s)
+            if self._role.acquire(blocking=False):
+                self._role_owner = threading.get_ident()
+                try:
+                    if not self.closed.is_set():
+                        self._pump(0.0)
+                finally:
+                    self._role_owner = 0
+                    self._role.release()
+            elif not self.closed.is_set():
+                core.poller.sleep(None)
+        with self._role:
+            core.poller.close()
+
+    def _pump(self, timeout: float | None, shield: interrupts.Shield = interrupts.NO_SHIELD) -> bool:
+        """Wait for something to happen, and deal with all that has. With the role. True if anything did."""
+        core = self.core
+        if timeout != 0.0:
+            due_s = core.timers.wait_s()
+            timeout = due_s if timeout is None else timeout if due_s is None else min(timeout, due_s)
+        with shield.open():
+            events = core.poller.poll(timeout)
+        with core.lock:
+            for fd, what in events:
+                handler = core.poller.handler(fd)
+                if handler is not None:
+                    handler(what)
+            for action in core.timers.take_due():
+                action()
+            asked, self._asked = self._asked, []
+            for action in asked:
+                action()
+            hands = core.dispatcher.assign()
+            self._tidy()
+            later, core.later = core.later, []
+        if hands:
+            self._send(hands)
+        for work in later:
+            work()
+        if core.closing:
+            self._maybe_end()
+        return bool(events)
+
+    def _tidy(self) -> None:
+        """Keep the fleet at strength after what just happened."""
+        core = self.core
+        if self.abandoned:
+            core.closing = True
+        for number in core.dispatcher.spent() if core.options.max_tasks_per_worker else ():
+            worker = core.workers[number]
+            if worker.state == "ready":
+                core.dispatcher.worker_gone(number, None)
+                self.fleet.stop(worker)
+        self.fleet.keep_strength()
+        self.care.look()
+        forgotten = self.functions.take_forgotten()
+        if forgotten:
+            for worker in core.workers.values():
+                gone = worker.known.intersection(forgotten)
+                worker.known -= gone
+                worker.to_forget |= gone
+
+    # --- what workers say -----------------------------------------------------------------------
+
+    def _worker_ready(self, worker: WorkerHandle) -> None:
+        self.core.dispatcher.worker_ready(worker.number)
+
+    def _read_worker(self, worker: WorkerHandle) -> bool:
+        """Take in all that a worker has sent. False at end of file."""
+        alive = True
+        try:
+            while True:
+                if not worker.reader.read(worker.sock):
+                    alive = False
+                    break
+                if worker.reader.short:  # the socket is empty: asking again would only tell that
+                    break
+        except BlockingIOError:
+            pass
+        except OSError:
+            alive = False
+        for frame in worker.reader.frames():
+            for message in frame.messages:
+                self._heard(worker, message, frame.buffers)
+        worker.heard_ns = time.monotonic_ns()
+        return alive
+
+    def _heard(self, worker: WorkerHandle, message: m.Message, buffers: list[bytearray]) -> None:
+        kind = message[0]
+        if kind == m.DONE:
+            _, span_id, payload, elapsed_ns = message
+            job: Job | None = self.core.dispatcher.finished(worker.number, span_id, 0, 1)  # type: ignore[assignment]
+            if job is not None:
+                job.pace.learn(1, elapsed_ns / 1e9)
+                worker.tasks_done += 1
+                self._deliver(job, 0, 1, True, payload, buffers)
+        elif kind == m.PART:
+            _, span_id, first, count, whole, payload, elapsed_ns = message
+            job = self.core.dispatcher.finished(worker.number, span_id, first, count)  # type: ignore[assignment]
+            if job is not None:
+                job.pace.learn(count, elapsed_ns / 1e9)
+                worker.tasks_done += count
+                self._deliver(job, first, count, None if whole else False, payload, buffers)
+        elif kind == m.FAILED:
+            _, span_id, index, payload, _ = message
+            job = self.core.dispatcher.finished(worker.number, span_id, index, 1)  # type: ignore[assignment]
+            if job is not None:
+                worker.tasks_done += 1
+                self._failed(job, index, payload)
+        elif kind == m.HANDBACK:
+            self.core.dispatcher.handed_back(worker.number, message[1], message[2])
+        elif kind == m.UNKNOWN:
+            self._unknown(worker, message)
+        elif kind == m.READY:
+            self.fleet.booted(worker, message[1])
+        elif kind == m.BOOT_FAILED:
+            self._boot_failed(worker, message[1], message[2])
+
+    def _deliver(
+        self, job: Job, first: int, count: int, single: bool | None, payload: Any, buffers: list[bytearray]
+    ) -> None:
+        """Have results unpickled and settled, by the pump, without the lock."""
+        counters = self.core.counters
+        counters.done += count
+        if job.given_up:
+            return
+
+        def settle() -> None:
+            if single is None:  # plain data in one piece: its unpickling cannot fail
+                job.settle(first, codec.unpack(payload, buffers))
+                return
+            for index, one in enumerate([payload] if single else payload, first):
+                try:
+                    value = codec.unpack(one, buffers)
+                except BaseException as error:
+                    counters.done -= 1
+                    counters.failed += 1
+                    job.fail(index, _unreadable(job, index, error))
+                else:
+                    job.settle(index, (value,))
+
+        self.core.later.append(settle)
+
+    def _failed(self, job: Job, index: int, captured: bytes) -> None:
+        """A task raised. Retry it if its options name the exception, else let it fail."""
+        if job.given_up:
+            return
+
+        def settle() -> None:
+            error = remote.rebuild(captured)
+            wanted = job.options.retry_on
+            if wanted is not None and isinstance(error, wanted):
+                with self.core.lock:
+                    retried = self.care.retry(job, index)
+                if retried:
+                    self.core.poller.wake()
+                    return
+            self.core.counters.failed += 1
+            job.fail(index, error)
+
+        self.core.later.append(settle)
+
+    def _unknown(self, worker: WorkerHandle, message: m.Message) -> None:
+        """A worker cannot find a function by its name: send it by value, once."""
+        _, span_id, index, captured = message
+        span = self.core.dispatcher.owes(worker.number, span_id)
+        if span is None:
+            return
+        job: Job = span.job  # type: ignore[assignment]
+        old = job.record.id
+
+        def resend() -> None:
+            try:
+                switched = self.functions.by_value(job.record) or job.record.id not in worker.known
+                error: BaseException = remote.rebuild(captured)
+            except Exception as refused:
+                switched, error = False, refused
+            with self.core.lock:
+                if switched:
+                    self.core.dispatcher.handed_back(worker.number, span_id, index)
+                elif self.core.dispatcher.finished(worker.number, span_id, index, 1) is None:
+                    return
+                else:
+                    self.core.dispatcher.handed_back(worker.number, span_id, index + 1)
+            if not switched:
+                self.core.counters.failed += 1
+                job.fail(index, error)
+            self.core.poller.wake()
+
+        worker.known.discard(old)
+        self.core.later.append(resend)
+
+    def _boot_failed(self, worker: WorkerHandle, stage: str, captured: bytes) -> None:
+        worker.state = "stopping"
+        self.core.later.append(lambda: self._report_boot_failure(stage, captured))
+
+    def _report_boot_failure(self, stage: str, captured: bytes) -> None:
+        error = remote.rebuild(captured)
+        text = str(error.__cause__ or error).strip().strip('"').strip()
+        kind = "guard" if isinstance(error, MainGuardMissing) else stage
+        with self.core.lock:
+            self._hopeless(kind, f"{type(error).__name__}: {error}", text)
+
+    # --- deaths ---------------------------------------------------------------------------------
+
+    def _worker_gone(self, worker: WorkerHandle) -> None:
+        """A worker's process ended and its socket is read empty: settle what it owed."""
+        for message in worker.page.journal():
+            if message[0] in (m.DONE, m.PART, m.FAILED):
+                self._heard(worker, message, [])
+        running = worker.page.running()
+        announced = (running[0], running[1]) if running else None
+        owed = self.core.dispatcher.in_flight(worker.number)
+        culprit = self.core.dispatcher.worker_gone(worker.number, self.care.verdict(worker, announced))
+        if culprit is not None:
+            owed -= 1
+            self._culprits[worker.number] = culprit  # type: ignore[assignment]
+        self.core.counters.requeued += owed
+
+    def _worker_buried(self, worker: WorkerHandle) -> None:
+        """The exit status is there, or will never be: tell whoever waits for it."""
+        culprit = self._culprits.pop(worker.number, None)
+        if culprit is not None:
+            self._blame(worker, *culprit)
+        elif worker.doomed is None and worker.tasks_done >= 0 and worker.status is not None:
+            self._note_death(autopsy.obituary(worker, self._oom, None, None, None), worker)
+
+    def _note_death(self, obituary: Any, worker: WorkerHandle) -> None:
+        if worker.status is not None and worker.status.code == 0:
+            return
+        deaths = self.core.counters.deaths
+        deaths.append(obituary)
+        del deaths[:-100]
+
+    def _blame(self, worker: WorkerHandle, job: Job, index: int) -> None:
+        """A task's worker died, by the task's fault or by ours for its sake."""
+        tries = job.tries(index)
+        label = job.label(index)
+        attempts = 1 + job.options.retries
+        obituary = autopsy.obituary(worker, self._oom, label, tries.runs + 1, attempts)
+        self._note_death(obituary, worker)
+        if job.given_up:
+            return
+        error = self.care.sentence(worker, job, index, label, obituary)
+        if error is None:
+            return  # it is tried again
+        self.core.counters.failed += 1
+        self.core.later.append(lambda: job.fail(index, error))
+
+    def _hopeless(self, kind: str, reason: str, text: str | None) -> None:
+        """No worker can be had: everything that waits fails with why."""
+        error = _start_error(kind, reason, text)
+        waiting = self.core.dispatcher.take_waiting()
+        waiting += self.care.take_set_aside()
+
+        def fail() -> None:
+            for job, start, stop in waiting:
+                for index in range(start, stop):
+                    self.core.counters.failed += 1
+                    job.fail(index, error)
+
+        self.core.later.append(fail)
+        self.core.poller.wake()
+
+    # --- giving up ------------------------------------------------------------------------------
+
+    def cancel(self, task: Task) -> bool:
+        """Give a task up. False if it is settled, or about to be. Any thread."""
+        with self.core.lock:
+            if task.given_up or task.future is None:
+                return False
+            task.given_up = True
+            self.core.counters.cancelled += 1
+            if task.span is not None and not self.core.dispatcher.drop_waiting(task.span):
+                self._asked.append(lambda: self.care.chase(task))
+        self.core.poller.wake()
+        return True
+
+    def give_up(self, job: Job) -> None:
+        """Give up what is left of a job: what waits is dropped, what runs is stopped. Any thread."""
+        with self.core.lock:
+            if job.given_up or self.foreign:
+                return
+            job.given_up = True
+            self.core.dispatcher.drop(job)
+            if any(True for _ in self.core.dispatcher.spans_of(job)):
+                self._asked.append(lambda: self.care.chase(job))
+        job.drop()
+        self.functions.release(job.record)
+        self.core.poller.wake()
+
+    def is_running(self, task: Task) -> bool:
+        """Say whether a worker has announced this task. Any thread."""
+        with self.core.lock:
+            return any(self.care.announced(number, span) for number, span in self.core.dispatcher.spans_of(task))
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def begin_close(self, *, cancel: bool = False, kill: bool = False) -> None:
+        """Take no more work; end when the rest is done, or at once. Any thread."""
+        if self.foreign or self.closed.is_set():
+            return
+        cancelled: list[tuple[Any, int, int]] = []
+        with self.core.lock:
+            self.core.closing = True
+            if cancel or kill:
+                cancelled = self.core.dispatcher.take_waiting() + self.care.take_set_aside()
+            if kill:
+                self._asked.append(self._kill_everything)
+            for job, start, stop in cancelled:
+                job.given_up = True
+                self.core.counters.cancelled += stop - start
+        for job, _, _ in cancelled:
+            job.drop()
+        self.core.poller.wake()
+
+    def _kill_everything(self) -> None:
+        for job in self.core.dispatcher.in_flight_jobs():
+            job.given_up = True  # type: ignore[misc]
+            self.core.counters.cancelled += 1
+            self.core.later.append(job.drop)  # type: ignore[attr-defined]
+        self.fleet.kill_all("the pool was ended")
+
+    def abandon_later(self) -> None:
+        """The pool object is gone. Safe in a finalizer: takes no lock."""
+        self.abandoned = True
+        self.core.poller.wake()
+
+    def _maybe_end(self) -> None:
+        """When closing and nothing is left to do: stop the workers, then end."""
+        core = self.core
+        with core.lock:
+            if self.closed.is_set() or core.dispatcher.has_work or self.care.has_set_aside or core.later:
+                return
+            if self._culprits or self._asked:
+                return
+            self.fleet.stop_all()
+            if core.workers:
+                return
+            self.fleet.close()
+            self.closed.set()
+        core.poller.wake()
+
+    def join(self) -> None:
+        """Block until the pool has ended and its thread too."""
+        if self.foreign:
+            return
+        changed = threading.Condition()
+        while not self.closed.is_set():
+            if self._role_owner == threading.get_ident():
+                return  # called from a callback: the pool ends when that is done
+            if self._role.acquire(blocking=False):
+                self._lead(self.closed.is_set, None)
+            else:
+                with changed:
+                    self.closed.wait(0.05)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def forget(self) -> None:
+        """In a forked child: own nothing (N4). Takes no lock: its holder may not exist here."""
+        self.foreign = True
+        self.core.lock = threading.Lock()
+        self._role = threading.Lock()
+        self.fleet.abandon()
+        self.core.poller.close()
+
+
+def _left(limit: float | None) -> float | None:
+    return None if limit is None else max(0.0, limit - time.monotonic())
+
+
+def _unreadable(job: Job, index: int, error: BaseException) -> ShoalError:
+    """A result arrived and cannot be rebuilt here."""
+    import traceback
+
+    failure = RemoteError(
+        type_name=type(error).__name__,
+        message=str(error),
+        traceback_text="".join(traceback.format_exception(error)),
+        why=f"the result of {job.label(index)} cannot be rebuilt in this process",
+        hint="return plain data, or a class whose __reduce__ works here",
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _start_error(kind: str, reason: str, text: str | None) -> ShoalError:
+    """Say why no worker can be had. `kind`: start, main, guard or initializer."""
+    if kind == "initializer":
+        return InitializerFailed(reason=reason, traceback_text=text)
+    main = main_module()
+    script = main.path or main.name or "the main script"
+    if kind == "guard":
+        return MainGuardMissing(script=script, traceback_text=text)
+    if kind == "main":
+        last = (text or reason).strip().splitlines()[-1]
+        failure = StartFailed(
+            reason=f"a worker cannot import {script}: {last}",
+            hint='put code that only the program itself may run under  if __name__ == "__main__":',
+        )
+        failure.__cause__ = RemoteTraceback(text or reason)
+        return failure
+    return StartFailed(reason=reason, hint=text)
+
+
+def _forget_all() -> None:
+    for engine in list(_engines):
+        engine.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+@atexit.register
+def _end_all() -> None:
+    """The program ends: finish what was asked for, as `concurrent.futures` does, unless Ctrl-C ended it."""
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    for engine in list(_engines):
+        if not engine.closed.is_set() and not engine.foreign:
+            engine.begin_close(kill=interrupted or engine.interrupted)
+            engine.join()

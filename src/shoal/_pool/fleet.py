@@ -1,0 +1,379 @@
+"""The workers of one pool: started, kept at strength, told to stop, buried.
+
+Role: everything about processes; nothing about tasks. Owner: the engine, which calls it with its lock held and is
+called back through `on_ready`, `on_gone` and `on_hopeless`.
+
+A worker's life
+    spare     the process exists, or is being made; it was told nothing
+    starting  it was sent its boot message: it imports, runs the initializer
+    ready     it said so; it is on the dispatcher's roster
+    stopping  it was sent STOP, or is being replaced after it has had all the tasks it may have
+    dead      its process is gone; the handle stays until its exit status came or STATUS_WAIT_S passed
+
+Invariants
+    G1  Never more than `options.workers` workers are starting or ready; at most one is spare.
+    G2  A worker's descriptors are closed exactly once, by `_bury`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from shoal._os import cpus, processes
+from shoal._pool import launcher as launchers
+from shoal._pool.core import Core
+from shoal._pool.worker import WorkerHandle
+from shoal._wire import codec, messages as m
+from shoal._wire.frames import Buffer, encode
+
+#: The exit status comes from the template, usually within a millisecond of the death.
+STATUS_WAIT_S = 1.0
+#: A worker that was told to stop may take this long for its exit handlers.
+STOP_GRACE_S = 5.0
+#: A worker that closed its socket and lives on gets this long to end by itself.
+_EOF_GRACE_S = 0.1
+#: Deaths before READY, one after the other, after which we stop trying.
+START_TRIES = 3
+#: A pool at full strength makes its spare after this time, so that short-lived pools do not pay for one.
+_SPARE_AFTER_S = 0.1
+#: After a failed start that does no harm, the next try waits this long.
+_PAUSE_S = 1.0
+#: How long a worker looks for its next task before it sleeps.
+SPIN_NS = 50_000
+
+
+class Fleet:
+    """All worker processes of one pool."""
+
+    def __init__(
+        self,
+        core: Core,
+        boot_payload: tuple[codec.Payload, list[Buffer]] | None,
+        on_ready: Callable[[WorkerHandle], None],
+        on_readable: Callable[[WorkerHandle], bool],
+        on_gone: Callable[[WorkerHandle], None],
+        on_buried: Callable[[WorkerHandle], None],
+        on_hopeless: Callable[[str, str, str | None], None],
+    ) -> None:
+        self._core = core
+        self._initializer = boot_payload
+        self._on_ready = on_ready
+        self._on_readable = on_readable
+        self._on_gone = on_gone
+        self._on_buried = on_buried
+        self._on_hopeless = on_hopeless
+        self._numbers = itertools.count()
+        self._launcher: launchers.Launcher | None = None
+        self._tokens: dict[int, WorkerHandle] = {}
+        self._by_pid: dict[int, WorkerHandle] = {}
+        self._failed_starts = 0
+        self._spare_due = False
+        self._paused = False
+        self._cpus = cpus.usable_cpus()
+
+    # --- strength -------------------------------------------------------------------------------
+
+    def _count(self, *states: str) -> int:
+        return sum(worker.state in states for worker in self._core.workers.values())
+
+    def keep_strength(self) -> None:
+        """Start workers for work that waits and has nobody; make a spare when all are there."""
+        core = self._core
+        if self._paused or not core.dispatcher.waiting:
+            return
+        serving = self._count("starting", "ready")
+        starting = self._count("starting")
+        want = min(core.options.workers - serving, core.dispatcher.waiting - core.dispatcher.idle - starting)
+        for _ in range(want):
+            if not self._enlist():
+                return
+            serving += 1
+        full = serving >= core.options.workers
+        if full and core.options.spare and not self._spare_due and not core.closing and not self._count("spare"):
+            self._spare_due = True
+            core.after(_SPARE_AFTER_S, self._make_spare)
+
+    def _fail(self, kind: str, reason: str, hint: str | None) -> None:
+        """No worker could be had. With others at work that is no disaster: try again later."""
+        if self._count("ready"):
+            self._paused = True
+            self._core.after(_PAUSE_S, self._unpause)
+        else:
+            self._on_hopeless(kind, reason, hint)
+
+    def _unpause(self) -> None:
+        self._paused = False
+
+    def _make_spare(self) -> None:
+        self._spare_due = False
+        if not self._core.closing and not self._count("spare") and self._core.workers:
+            self._start()
+
+    def _enlist(self) -> bool:
+        """Bring one more worker to work: the spare one, or a new one."""
+        spare = next((one for one in self._core.workers.values() if one.state == "spare"), None)
+        worker = spare or self._start()
+        if worker is None:
+            return False
+        worker.state = "starting"
+        message, buffers = self._boot_message(worker)
+        worker.send(encode([message], buffers))
+        return True
+
+    def _start(self) -> WorkerHandle | None:
+        """Have a process made. Returns its handle, or None after saying why not."""
+        core = self._core
+        try:
+            worker = WorkerHandle(next(self._numbers), captured=core.options.capture != "inherit")
+        except OSError as error:
+            self._fail("start", *_explain(error))
+            return None
+        core.workers[worker.number] = worker
+        self._tokens[worker.number] = worker
+        worker.on_blocked = self._blocked
+        try:
+            events = self._launch(worker)
+        except OSError as error:
+            self._forget(worker)
+            self._fail("start", *_explain(error))
+            return None
+        worker.close_theirs()
+        core.counters.workers_started += 1
+        core.poller.add(worker.sock.fileno(), lambda events: self._data(worker, events))
+        for output in worker.outputs:
+            core.poller.add(output.fd, lambda _events, output=output: self._printed(output))  # type: ignore[misc]
+        for event in events:
+            self._happened(event)
+        return worker
+
+    def _launch(self, worker: WorkerHandle) -> list[launchers.Event]:
+        """Ask the launcher, getting a new one if its template is gone."""
+        passed = list(worker.passed)
+        passed.insert(3, launchers.lifeline().read_fd)
+        captured = self._core.options.capture != "inherit"
+        for last in (False, True):
+            try:
+                if self._launcher is None:
+                    self._launcher = launchers.launcher_for(self._core.options.start_method)
+                    if self._launcher.fileno() >= 0:
+                        self._core.poller.add(self._launcher.fileno(), self._told)
+                return self._launcher.start(worker.number, passed, captured=captured)
+            except (BrokenPipeError, ConnectionError):
+                self._drop_launcher()
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _drop_launcher(self) -> None:
+        if self._launcher is not None:
+            self._core.poller.remove(self._launcher.fileno())
+            self._launcher.close()
+            self._launcher = None
+
+    def _boot_message(self, worker: WorkerHandle) -> tuple[m.Message, list[Buffer]]:
+        launcher = self._launcher
+        environment = dict(os.environ)
+        forked = self._core.options.start_method == "fork"
+        main = launcher.main_in_worker if launcher is not None else None
+        payload, buffers = self._initializer or (None, [])
+        config: dict[str, Any] = {
+            "number": worker.number,
+            "cwd": os.getcwd(),
+            "env": environment if launcher is None or environment != launcher.environment else None,
+            "argv": list(sys.argv),
+            "sys_path": None if forked else [str(entry) for entry in sys.path],
+            "blas_threads": max(1, self._cpus // self._core.options.workers),
+            "spin_ns": SPIN_NS if self._cpus > 1 else 0,
+            "main": None if main is None else (main.kind, main.name, main.path, main.init_name),
+            "initializer": payload,
+        }
+        return (m.BOOT, config), buffers
+
+    # --- what happens to a worker ---------------------------------------------------------------
+
+    def _told(self, _events: int) -> None:
+        if self._launcher is not None:
+            for event in self._launcher.read():
+                self._happened(event)
+
+    def _happened(self, event: launchers.Event) -> None:
+        match event:
+            case launchers.Forked(token, pid, pidfd):
+                worker = self._tokens.pop(token, None)
+                if worker is None:
+                    os.close(pidfd)
+                    return
+                self._know(worker, pid, pidfd)
+            case launchers.Refused(token, reason):
+                worker = self._tokens.pop(token, None)
+                if worker is not None:
+                    self._forget(worker)
+                self._fail("start", f"the system refused another process ({reason})", None)
+            case launchers.Broken(text, guard):
+                for worker in list(self._tokens.values()):
+                    self._forget(worker)
+                self._fail("guard" if guard else "main", text, None)
+            case launchers.TemplateLost():
+                self._drop_launcher()
+            case processes.ExitStatus(pid=pid):
+                worker = self._by_pid.pop(pid, None)
+                if worker is not None:
+                    worker.status = event
+                    if worker.state == "dead":
+                        self._bury(worker)
+
+    def _know(self, worker: WorkerHandle, pid: int, pidfd: int) -> None:
+        worker.pid, worker.pidfd = pid, pidfd
+        self._by_pid[pid] = worker
+        if worker.doomed:  # it was to be killed before it was known
+            worker.kill(worker.doomed)
+        self._core.poller.add(pidfd, lambda _events: self.gone(worker))
+
+    def booted(self, worker: WorkerHandle, pid: int) -> None:
+        """Take in that a worker is ready for tasks."""
+        if worker.pid is None:  # its template died before it could tell
+            self._tokens.pop(worker.number, None)
+            try:
+                self._know(worker, pid, processes.pidfd_open(pid))
+            except OSError:
+                return  # dead again; end-of-file follows
+        self._failed_starts = 0
+        if worker.state == "starting":
+            worker.state = "ready"
+            self._on_ready(worker)
+
+    def _data(self, worker: WorkerHandle, events: int) -> None:
+        if events & select.EPOLLOUT and worker.drain():
+            self._core.poller.change(worker.sock.fileno(), select.EPOLLIN)
+        if not events & ~select.EPOLLOUT:
+            return
+        if not self._on_readable(worker):  # end of file
+            self._core.poller.remove(worker.sock.fileno())
+            if worker.pid is None:
+                self._core.after(_EOF_GRACE_S, lambda: self._never_came(worker))
+            else:
+                self._core.after(_EOF_GRACE_S, lambda: worker.kill("it closed its connection"))
+
+    def _never_came(self, worker: WorkerHandle) -> None:
+        if worker.pid is None and worker.state != "dead":
+            self._tokens.pop(worker.number, None)
+            self.gone(worker)
+
+    def _blocked(self, worker: WorkerHandle) -> None:
+        self._core.poller.change(worker.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
+
+    def _printed(self, output: Any) -> None:
+        lines = output.read()
+        if lines is None:
+            self._core.poller.remove(output.fd)
+        elif lines:
+            self._core.later.append(lambda: output.forward(lines))
+
+    # --- ends -----------------------------------------------------------------------------------
+
+    def gone(self, worker: WorkerHandle) -> None:
+        """Take in that a worker's process has ended."""
+        if worker.state == "dead":
+            return
+        if worker.pidfd is not None:
+            self._core.poller.remove(worker.pidfd)
+        self._on_readable(worker)  # what it sent before counts
+        self._core.poller.remove(worker.sock.fileno())
+        was_starting = worker.state == "starting"
+        expected = worker.state in ("stopping", "spare")
+        worker.state = "dead"
+        if not expected:
+            self._core.counters.workers_lost += 1
+        if was_starting:
+            self._failed_starts += 1
+        for output in worker.outputs:
+            self._core.poller.remove(output.fd)
+            rest = output.rest()
+            if rest:
+                self._core.later.append(lambda output=output, rest=rest: output.forward(rest))  # type: ignore[misc]
+        self._on_gone(worker)
+        if worker.status is None and worker.pid is not None and self._launcher is not None:
+            worker.status = self._launcher.status(worker.pid)
+        if worker.status is None and worker.pid is not None:
+            self._core.after(STATUS_WAIT_S, lambda: self._bury(worker))
+        else:
+            self._bury(worker)
+
+    def _bury(self, worker: WorkerHandle) -> None:
+        if self._core.workers.pop(worker.number, None) is None:
+            return
+        if worker.pid is not None:
+            self._by_pid.pop(worker.pid, None)
+        if worker.status is not None:
+            self._core.counters.cpu_s += worker.status.cpu_s
+        self._on_buried(worker)
+        worker.close()
+        if self._failed_starts >= START_TRIES:
+            self._failed_starts = 0
+            self._fail("initializer", f"{START_TRIES} workers died while they started", None)
+
+    def _forget(self, worker: WorkerHandle) -> None:
+        """Drop a worker that never came to be."""
+        self._tokens.pop(worker.number, None)
+        self._core.workers.pop(worker.number, None)
+        self._core.poller.remove(worker.sock.fileno())
+        for output in worker.outputs:
+            self._core.poller.remove(output.fd)
+        worker.close()
+
+    def stop(self, worker: WorkerHandle) -> None:
+        """Ask a worker to leave; kill it if it does not."""
+        if worker.state in ("spare", "starting"):  # nothing of the user's is lost
+            worker.state = "stopping"
+            worker.kill("the pool ends")
+            return
+        worker.state = "stopping"
+        worker.send(encode([(m.STOP,)]))
+        self._core.after(STOP_GRACE_S, lambda: worker.kill("it did not stop"))
+
+    def stop_all(self) -> None:
+        """Ask every worker to leave."""
+        for worker in list(self._core.workers.values()):
+            if worker.state in ("spare", "starting", "ready"):
+                self.stop(worker)
+
+    def kill_all(self, why: str) -> None:
+        """Kill every worker at once."""
+        for worker in self._core.workers.values():
+            if worker.state != "dead":
+                worker.state = "stopping"
+                worker.kill(why)
+
+    def close(self) -> None:
+        """Close what is left; every worker is buried."""
+        self._drop_launcher()
+
+    def abandon(self) -> None:
+        """In a forked child: close every descriptor, touch nothing else."""
+        for worker in self._core.workers.values():
+            worker.close()
+        if self._launcher is not None:
+            self._launcher.close()
+
+
+def _explain(error: OSError) -> tuple[str, str | None]:
+    """Return (reason, hint) for a failed start."""
+    import errno
+    import resource
+
+    if error.errno == errno.EMFILE:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return (
+            f"too many open files in this program (limit {soft})",
+            f"raise the limit (ulimit -n, up to {hard}), close files, or use fewer workers: each takes six",
+        )
+    if error.errno in (errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+        return f"the system has no room for another process ({error.strerror})", "use fewer workers"
+    return str(error), None
+
+

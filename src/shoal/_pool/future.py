@@ -1,0 +1,163 @@
+"""The future of a submitted call.
+
+Role: `concurrent.futures.Future` whose `result` reads the workers' sockets itself while it waits, and whose
+`cancel` stops a running task. Owner: the caller; settled by its `jobs.Task`.
+
+The condition and the list of waiters that `concurrent.futures` expects on a future are made when somebody
+first asks for them: most futures are settled before anybody waits, and making both costs more than the rest.
+
+Invariants
+    U1  The state is written before the condition is looked for, and a waiter makes the condition before it looks at
+        the state; so whoever comes second sees the other, and no wake-up is lost.
+    U2  The state leaves PENDING or RUNNING once, with the engine's lock held or by the one settling thread.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from shoal._pool.engine import Engine
+    from shoal._pool.jobs import Task
+
+T = TypeVar("T")
+
+
+class _Lazy:
+    """An attribute made at first use. Not a data descriptor: afterwards the instance's own wins."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        return instance.__dict__.setdefault(self._name, self._make())  # setdefault: one thread wins (U1)
+
+
+class Future(concurrent.futures.Future[T]):
+    """The outcome of a task that a worker runs, or will run.
+
+    Works wherever a `concurrent.futures.Future` does. In addition `cancel` stops the task if it is running.
+    Safe from any thread.
+    """
+
+    _condition = _Lazy(threading.Condition)
+    _waiters = _Lazy(list)
+    _done_callbacks = _Lazy(list)
+    _state: str = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _task: Task | None = None
+
+    def __init__(self, engine: Engine) -> None:
+        # Not calling the base class: it would make what U1 says is made later.
+        self._engine = engine
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return what the task returned, waiting for it.
+
+        Raises:
+            TimeoutError: `timeout` seconds passed first. The task goes on.
+            CancelledError: It was cancelled.
+            WorkerDied, TaskTimeout, RemoteError, ...: See `shoal.errors`; and whatever the task raised, as itself.
+        """
+        if self._state != FINISHED:
+            self._wait(timeout)
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                self = None  # type: ignore[assignment]  # noqa: PLW0642 - breaks the cycle with the traceback
+        return self._result  # type: ignore[no-any-return]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the task raised, or None, waiting for it. Raises as `result` does."""
+        if self._state != FINISHED:
+            self._wait(timeout)
+        return self._exception
+
+    def _wait(self, timeout: float | None) -> None:
+        self._engine.wait(self.done, lambda: self._condition, timeout)
+        if self._state != FINISHED:
+            if self.cancelled():
+                raise concurrent.futures.CancelledError
+            raise TimeoutError
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Give the task up; if it is running, its worker is killed. Other tasks are not disturbed.
+
+        Does not wait for the kill. Returns False if the task had finished.
+        """
+        if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
+            return True
+        task = self._task
+        if task is None or not self._engine.cancel(task):
+            return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+        task.future = None
+        self._drop()
+        return True
+
+    def _drop(self) -> None:
+        """Become cancelled; the engine has given the task up."""
+        self._task = None
+        self._state = CANCELLED
+        self._announce()
+        self._state = CANCELLED_AND_NOTIFIED
+
+    def done(self) -> bool:
+        """Say whether the task has finished, failed or been cancelled."""
+        return self._state in (FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def cancelled(self) -> bool:
+        """Say whether the task was cancelled."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def running(self) -> bool:
+        """Say whether a worker is running the task now."""
+        task = self._task
+        return self._state == RUNNING or (task is not None and self._engine.is_running(task))
+
+    def _settle(self, value: Any, error: BaseException | None) -> None:
+        self._task = None
+        if error is None:
+            self._result = value
+        else:
+            self._exception = error
+        self._state = FINISHED
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell whoever waits. Runs the callbacks."""
+        made = self.__dict__
+        condition = made.get("_condition")
+        if condition is not None:
+            with condition:
+                for waiter in made.get("_waiters", ()):
+                    if self._state == CANCELLED:
+                        waiter.add_cancelled(self)
+                    elif self._exception is not None:
+                        waiter.add_exception(self)
+                    else:
+                        waiter.add_result(self)
+                condition.notify_all()
+        if "_done_callbacks" in made:
+            self._call_back()
+
+    def _call_back(self) -> None:
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)

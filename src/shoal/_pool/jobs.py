@@ -1,0 +1,307 @@
+"""What was asked for: a submitted call, or a map over many items.
+
+Role: the arguments, the outcome and the retry count of each task. Owner: the engine. `pack`, `settle` and `fail`
+run user code (pickling, unpickling, callbacks) and are called without the engine's lock.
+
+Invariants
+    J1  Each task of a job is settled once, by the one thread that took it out of the dispatcher.
+    J2  `given_up` only ever goes from False to True, with the engine's lock held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from shoal._pool.functions import FunctionRecord
+from shoal._settings import TaskOptions
+from shoal._wire import codec, messages as m
+from shoal._wire.frames import Buffer
+
+if TYPE_CHECKING:
+    from shoal._pool.batching import Pace
+    from shoal._pool.dispatcher import Span
+    from shoal._pool.future import Future
+
+
+class _Mark:
+    """A value no user's function can return."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+#: In the place of a result that is not there yet, or never will be.
+PENDING, FAILED = _Mark("<pending>"), _Mark("<failed>")
+
+
+class PackFailed(Exception):  # noqa: N818 - carries a task's error to the engine, never seen by a user
+    """Task `index` cannot be sent; the tasks before it can."""
+
+    def __init__(self, index: int, error: BaseException) -> None:
+        super().__init__(index)
+        self.index = index
+        self.error = error
+
+
+class Attempts:
+    """How often a task has run, and how many workers it took with it."""
+
+    __slots__ = ("kills", "runs")
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.kills = 0
+
+
+class Job:
+    """Common part of all jobs. `pace` and `given_up` are what the dispatcher reads."""
+
+    __slots__ = ("attempts", "given_up", "options", "pace", "record")
+
+    def __init__(self, record: FunctionRecord, options: TaskOptions) -> None:
+        self.record = record
+        self.options = options
+        self.pace: Pace = record.pace
+        self.given_up = False
+        self.attempts: dict[int, Attempts] | None = None
+
+    def tries(self, index: int) -> Attempts:
+        """Return the count for a task that did not simply succeed."""
+        if self.attempts is None:
+            self.attempts = {}
+        return self.attempts.setdefault(index, Attempts())
+
+    def label(self, index: int) -> str:
+        raise NotImplementedError
+
+    def messages(self, span: Span, buffers: list[Buffer]) -> list[m.Message]:
+        """Return what to send for `span`. Raises PackFailed."""
+        raise NotImplementedError
+
+    def settle(self, first: int, values: Sequence[Any]) -> None:
+        """Take in the results of tasks from `first` on."""
+        raise NotImplementedError
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Take in that a task failed for good."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Take in that the job was given up: whoever waits for it is told."""
+        raise NotImplementedError
+
+
+class Task(Job):
+    """One submitted call. Pickled when it is submitted, so a bad argument fails on that line."""
+
+    __slots__ = ("buffers", "described", "future", "payload", "span")
+
+    def __init__(
+        self,
+        record: FunctionRecord,
+        options: TaskOptions,
+        payload: codec.Payload,
+        buffers: list[Buffer],
+        future: Future,
+        described: tuple[tuple[Any, ...], dict[str, Any]],
+    ) -> None:
+        super().__init__(record, options)
+        self.payload = payload
+        self.buffers = buffers
+        self.future: Future | None = future
+        self.described = described
+        self.span: Span | None = None
+
+    def label(self, index: int) -> str:
+        return self.options.label or describe_call(self.record.label, *self.described)
+
+    def messages(self, span: Span, buffers: list[Buffer]) -> list[m.Message]:
+        payload = self.payload
+        if type(payload) is not bytes:
+            main, _, count = payload
+            payload = main, len(buffers), count
+            buffers += self.buffers
+        return [(m.TASK, span.id, self.record.id, payload)]
+
+    def settle(self, first: int, values: Sequence[Any]) -> None:
+        future, self.future = self.future, None
+        self.described = (), {}
+        if future is not None:
+            future._settle(values[0], None)  # noqa: SLF001 - a future is settled by its job, and by nobody else
+
+    def fail(self, index: int, error: BaseException) -> None:
+        future, self.future = self.future, None
+        if future is not None:
+            future._settle(None, error)  # noqa: SLF001 - as above
+        self.described = (), {}
+
+    def drop(self) -> None:
+        future, self.future = self.future, None
+        if future is not None:
+            future._drop()  # noqa: SLF001 - as above
+
+
+class MapJob(Job):
+    """Common part of jobs of many tasks: somebody waits for the next outcome."""
+
+    __slots__ = ("_changed", "main_is_lost", "star")
+
+    def __init__(self, record: FunctionRecord, options: TaskOptions, *, star: bool, main_is_lost: bool) -> None:
+        super().__init__(record, options)
+        self.star = star
+        self.main_is_lost = main_is_lost
+        self._changed: threading.Condition | None = None
+
+    def item(self, index: int) -> Any:
+        raise NotImplementedError
+
+    def take(self, start: int, stop: int) -> Sequence[Any]:
+        raise NotImplementedError
+
+    def label(self, index: int) -> str:
+        item = self.item(index)
+        args = tuple(item) if self.star else (item,)
+        return self.options.label or describe_call(self.record.label, args, {})
+
+    def messages(self, span: Span, buffers: list[Buffer]) -> list[m.Message]:
+        items = self.take(span.start, span.stop)
+        whole = codec.pack_plain(items)
+        payload: Any
+        if whole is None:
+            payload = self._pack_each(span, items, buffers)
+        elif len(whole) >= codec.LARGE_BYTES:
+            payload = None, len(buffers), 1
+            buffers.append(whole)
+        else:
+            payload = whole
+        timed = self.options.timeout is not None
+        record_id = self.record.id
+        return [(m.CHUNK, span.id, record_id, span.start, self.star, timed, whole is not None, payload)]
+
+    def _pack_each(self, span: Span, items: Sequence[Any], buffers: list[Buffer]) -> list[codec.Payload]:
+        payloads = []
+        for index, item in enumerate(items, span.start):
+            try:
+                packed = codec.pack(item, buffers, ("the argument of", self.record.fn), main_is_lost=self.main_is_lost)
+            except Exception as error:
+                raise PackFailed(index, error) from error
+            payloads.append(packed)
+        return payloads
+
+    def condition(self) -> threading.Condition:
+        """Return what `settle` and `fail` notify; made when somebody has to wait for it."""
+        if self._changed is None:
+            self._changed = threading.Condition()
+        return self._changed
+
+    def drop(self) -> None:
+        self._notify()
+
+    def _notify(self) -> None:
+        # Whoever waits made the condition first and looked at the outcome then, so one of the two is seen.
+        if self._changed is not None:
+            with self._changed:
+                self._changed.notify_all()
+
+
+class ListJob(MapJob):
+    """A map over a known sequence; results are kept in order until the end."""
+
+    __slots__ = ("errors", "items", "results", "settled")
+
+    def __init__(
+        self, record: FunctionRecord, options: TaskOptions, items: Sequence[Any], *, star: bool, main_is_lost: bool
+    ) -> None:
+        super().__init__(record, options, star=star, main_is_lost=main_is_lost)
+        self.items = items
+        self.results: list[Any] = [PENDING] * len(items)
+        self.settled = 0
+        self.errors: dict[int, BaseException] = {}
+
+    def item(self, index: int) -> Any:
+        return self.items[index]
+
+    def take(self, start: int, stop: int) -> Sequence[Any]:
+        return self.items[start:stop]
+
+    def settle(self, first: int, values: Sequence[Any]) -> None:
+        self.results[first : first + len(values)] = values
+        self.settled += len(values)
+        self._notify()
+
+    def fail(self, index: int, error: BaseException) -> None:
+        _note(self, index, error)
+        self.errors[index] = error
+        self.results[index] = FAILED
+        self.settled += 1
+        self._notify()
+
+    @property
+    def done(self) -> bool:
+        """Whether every task is settled."""
+        return self.settled >= len(self.results)
+
+
+class StreamJob(MapJob):
+    """A map over items that keep coming; an item is forgotten when it is settled, an outcome when it is taken."""
+
+    __slots__ = ("_items", "_ordered", "arrived", "outcomes")
+
+    def __init__(
+        self, record: FunctionRecord, options: TaskOptions, *, star: bool, ordered: bool, main_is_lost: bool
+    ) -> None:
+        super().__init__(record, options, star=star, main_is_lost=main_is_lost)
+        self._ordered = ordered
+        self._items: dict[int, Any] = {}
+        self.outcomes: dict[int, tuple[Any, BaseException | None]] = {}
+        self.arrived: deque[int] = deque()  # keys of `outcomes` in the order they came, if that matters
+
+    def push(self, start: int, items: Sequence[Any]) -> None:
+        """Hold `items` as the tasks from `start` on."""
+        self._items.update(enumerate(items, start))
+
+    def item(self, index: int) -> Any:
+        return self._items[index]
+
+    def take(self, start: int, stop: int) -> Sequence[Any]:
+        return [self._items[index] for index in range(start, stop)]
+
+    def settle(self, first: int, values: Sequence[Any]) -> None:
+        for index, value in enumerate(values, first):
+            del self._items[index]
+            self._put(index, value, None)
+        self._notify()
+
+    def fail(self, index: int, error: BaseException) -> None:
+        _note(self, index, error)
+        del self._items[index]
+        self._put(index, None, error)
+        self._notify()
+
+    def _put(self, index: int, value: Any, error: BaseException | None) -> None:
+        self.outcomes[index] = value, error
+        if not self._ordered:
+            self.arrived.append(index)
+
+
+def _note(job: MapJob, index: int, error: BaseException) -> None:
+    """Write on an error which task it belongs to. One that many tasks share says so for the first."""
+    if not any(note.startswith("in task ") for note in getattr(error, "__notes__", ())):
+        error.add_note(f"in task {index} of the map: {job.label(index)}")
+
+
+def describe_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Write a call as in source, shortened: ``resize(path='a.png')``."""
+    parts = [codec.short(value, 40) for value in args[:4]]
+    if len(args) > len(parts):
+        parts.append("…")
+    parts += [f"{key}={codec.short(value, 40)}" for key, value in list(kwargs.items())[:4]]
+    return f"{name}({', '.join(parts)})"

@@ -1,0 +1,220 @@
+"""Maps as the caller sees them: results in order or as they come, errors as asked.
+
+Role: iterate over jobs of many tasks. Owner: the caller's thread; all of it runs there.
+
+Invariants
+    M1  Whatever ends an iteration (the end, an error, a closed generator, Ctrl-C), what is left of the job is given
+        up: nothing of it is handed out any more, and what runs is stopped.
+    M2  An item is pulled from the source only when fewer than `buffersize` outcomes are due.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shoal._pool.batching import HOLD_S
+from shoal._pool.jobs import FAILED, PENDING, ListJob, MapJob, StreamJob
+from shoal._settings import ErrorMode, TaskOptions
+
+if TYPE_CHECKING:
+    from shoal._pool.engine import Engine
+
+#: Items are pulled for this long before what was pulled is handed on.
+_PULL_S = 0.001
+#: Bounds of the buffer that `imap` chooses by itself, in items per worker and in all.
+_LEAST_PER_WORKER = 4
+_MOST_BUFFERED = 100_000
+
+
+def as_items(iterables: tuple[Iterable[Any], ...]) -> tuple[Sequence[Any], bool]:
+    """Return (items, star) of a map's arguments, taken now so that later changes do not matter."""
+    if len(iterables) == 1:
+        only = iterables[0]
+        return (only if isinstance(only, range | tuple) else list(only)), False
+    return list(zip(*iterables, strict=False)), True
+
+
+def list_job(
+    engine: Engine, fn: Callable[..., Any], items: Sequence[Any], options: TaskOptions, *, star: bool
+) -> ListJob:
+    """Start a map over `items`."""
+    record = engine.functions.record(fn)
+    job = ListJob(record, options, items, star=star, main_is_lost=engine.main_is_lost)
+    if items:
+        engine.submit_many(job, 0, len(items))
+    return job
+
+
+def collect(engine: Engine, job: ListJob, errors: ErrorMode) -> list[Any]:
+    """Wait for a whole map and return its results."""
+    try:
+        if errors == "raise":
+            engine.wait(lambda: job.done or bool(job.errors) or job.given_up, job.condition, None)
+            if job.errors:
+                raise job.errors[min(job.errors)]
+        else:
+            engine.wait(lambda: job.done or job.given_up, job.condition, None)
+        if not job.done:
+            raise cancelled(job)
+    finally:
+        if not job.done:
+            engine.give_up(job)  # M1
+    return _with_errors(job, errors)
+
+
+def _with_errors(job: ListJob, errors: ErrorMode) -> list[Any]:
+    results = job.results
+    if not job.errors:
+        return results
+    if errors == "skip":
+        return [value for value in results if value is not FAILED]
+    for index, error in job.errors.items():
+        results[index] = error
+    return results
+
+
+def in_order(engine: Engine, job: ListJob, deadline: float | None) -> Iterator[Any]:
+    """Yield the results of a map in order; the error of a task is raised in its turn.
+
+    Raises:
+        TimeoutError: `deadline`, a time of `time.monotonic`, passed.
+    """
+    results = job.results
+    try:
+        for index in range(len(results)):
+            value = results[index]
+            if value is PENDING:
+                left = None if deadline is None else deadline - time.monotonic()
+                engine.wait(lambda i=index: results[i] is not PENDING or job.given_up, job.condition, left)  # type: ignore[misc]
+                value = results[index]
+                if value is PENDING:
+                    if job.given_up:
+                        raise cancelled(job)
+                    raise TimeoutError
+            if value is FAILED:
+                raise job.errors[index]
+            results[index] = None  # the caller has it; do not keep it as well
+            yield value
+            value = None
+    finally:
+        if not job.done:
+            engine.give_up(job)  # M1
+
+
+def cancelled(job: MapJob) -> BaseException:
+    from shoal.errors import Cancelled
+
+    return Cancelled(task=f"the map of {job.record.label}")
+
+
+class Stream:
+    """One `imap` call: pulls items, hands them on, yields outcomes."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        options: TaskOptions,
+        *,
+        star: bool,
+        ordered: bool,
+        errors: ErrorMode,
+        buffersize: int | None,
+    ) -> None:
+        record = engine.functions.record(fn)
+        star = star or len(iterables) > 1
+        self._engine = engine
+        self._source = iter(iterables[0]) if len(iterables) == 1 else iter(zip(*iterables, strict=False))
+        self._job = StreamJob(record, options, star=star, ordered=ordered, main_is_lost=engine.main_is_lost)
+        self._ordered = ordered
+        self._errors = errors
+        self._buffersize = buffersize
+        self._workers = engine.core.options.workers
+        self._pushed = 0
+        self._taken = 0
+        self._exhausted = False
+        self._source_error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the outcomes. Results that are there come before a failing source is reported."""
+        job = self._job
+        try:
+            while True:
+                self._pull()
+                if self._taken == self._pushed:
+                    if self._exhausted:
+                        break
+                    continue
+                while (index := self._next_ready()) is not None:
+                    self._taken += 1
+                    value, error = job.outcomes.pop(index)
+                    if error is None:
+                        yield value
+                    elif self._errors == "raise":
+                        raise error
+                    elif self._errors == "return":
+                        yield error
+                    value = None
+                    if not self._exhausted and self._pushed - self._taken < self._limit() // 2:
+                        break
+                else:
+                    if self._taken < self._pushed and (self._exhausted or self._full()):
+                        self._wait()
+            if self._source_error is not None:
+                raise self._source_error
+        finally:
+            if self._taken < self._pushed:
+                self._engine.give_up(job)  # M1
+
+    def _limit(self) -> int:
+        if self._buffersize is not None:
+            return self._buffersize
+        cost_s = self._job.pace.cost_s
+        least = _LEAST_PER_WORKER * self._workers
+        if not cost_s:
+            return least
+        return max(least, min(int(4 * HOLD_S * self._workers / cost_s), _MOST_BUFFERED))
+
+    def _full(self) -> bool:
+        return self._pushed - self._taken >= self._limit()
+
+    def _pull(self) -> None:
+        """Pull items for a moment and hand them on (M2)."""
+        if self._exhausted or self._full():
+            return
+        room = self._limit() - (self._pushed - self._taken)
+        items: list[Any] = []
+        until = time.monotonic() + _PULL_S
+        try:
+            while len(items) < room and (not items or time.monotonic() < until):
+                items.append(next(self._source))
+        except StopIteration:
+            self._exhausted = True
+        except Exception as error:
+            self._exhausted = True
+            self._source_error = error
+        if items:
+            first = self._pushed
+            self._job.push(first, items)
+            self._pushed += len(items)
+            self._engine.submit_many(self._job, first, self._pushed)
+
+    def _next_ready(self) -> int | None:
+        job = self._job
+        if self._ordered:
+            return self._taken if self._taken in job.outcomes else None
+        return job.arrived.popleft() if job.arrived else None
+
+    def _wait(self) -> None:
+        job = self._job
+        wanted = self._taken
+
+        def ready() -> bool:
+            return (wanted in job.outcomes if self._ordered else bool(job.arrived)) or job.given_up
+
+        self._engine.wait(ready, job.condition, None)
+        if job.given_up and not (wanted in job.outcomes if self._ordered else job.arrived):
+            raise cancelled(job)

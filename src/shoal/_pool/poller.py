@@ -1,0 +1,80 @@
+"""Waiting for any of many descriptors, by one thread at a time, whichever has the most use for it.
+
+Role: two nested epolls. The inner one holds all descriptors; the outer one holds the inner one and is what the
+background thread sleeps on. A caller that reads for itself masks the inner one in the outer, so the background
+thread sleeps on; unmasking it costs one system call and loses nothing, because both are level-triggered.
+Owner: the engine.
+
+Rejected
+    hand-over by a lock or condition   the background thread would have to wake up to give way: 25 µs and more
+    one epoll for both                 every result would wake the background thread as well
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections.abc import Callable
+
+Handler = Callable[[int], None]
+
+
+class Poller:
+    """Descriptors and what to call when they are ready. `add` and `remove` are safe from any thread."""
+
+    def __init__(self) -> None:
+        self._inner = select.epoll()
+        self._outer = select.epoll()
+        self._outer.register(self._inner.fileno(), select.EPOLLIN)
+        self._handlers: dict[int, Handler] = {}
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.add(self._wake, self._woken)
+
+    def add(self, fd: int, handler: Handler, events: int = select.EPOLLIN) -> None:
+        self._handlers[fd] = handler
+        self._inner.register(fd, events)
+
+    def change(self, fd: int, events: int) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._inner.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._inner.unregister(fd)
+
+    def poll(self, timeout_s: float | None) -> list[tuple[int, int]]:
+        """Return (descriptor, events) that are ready. Blocks up to `timeout_s`. The reader only."""
+        return self._inner.poll(timeout_s)
+
+    def handler(self, fd: int) -> Handler | None:
+        return self._handlers.get(fd)
+
+    def sleep(self, timeout_s: float | None) -> None:
+        """Block until something is ready and not masked. The background thread only."""
+        self._outer.poll(timeout_s)
+
+    def mask(self) -> None:
+        self._outer.modify(self._inner.fileno(), 0)
+
+    def unmask(self) -> None:
+        with contextlib.suppress(ValueError):  # closed meanwhile
+            self._outer.modify(self._inner.fileno(), select.EPOLLIN)
+
+    def wake(self) -> None:
+        """Make whoever polls come back. Safe anywhere, a finalizer included."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def _woken(self, _events: int) -> None:
+        with contextlib.suppress(OSError):
+            os.eventfd_read(self._wake)
+
+    def close(self) -> None:
+        self._handlers.clear()
+        self._outer.close()
+        self._inner.close()
+        with contextlib.suppress(OSError):
+            os.close(self._wake)
+            self._wake = -1

@@ -1,0 +1,174 @@
+"""This program's end of one worker.
+
+Role: its descriptors, what it was sent, what it printed last. Owner: the engine, with its lock held; `send` may be
+called by any thread, and orders frames by its own lock.
+
+Invariants
+    H1  Frames reach the socket whole and one after the other, whoever sends.
+    H2  A handle that is closed owns no descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from shoal._memory.page import FAULT_OFFSET, Page
+from shoal._os import descriptors, memory, processes
+from shoal._pool.output import OutputTail
+from shoal._wire.frames import Buffer, FrameReader
+from shoal._wire.messages import RECALL
+
+State = Literal["spare", "starting", "ready", "stopping", "dead"]
+
+
+class WorkerHandle:
+    """One worker process as this program sees it."""
+
+    def __init__(self, number: int, *, captured: bool) -> None:
+        self.number = number
+        self.state: State = "spare"
+        self.pid: int | None = None
+        self.pidfd: int | None = None
+        self.status: processes.ExitStatus | None = None
+        self.known: set[int] = set()
+        self.to_forget: set[int] = set()
+        self.heard_ns = 0  # when it last said something, or was handed work while idle
+        self.doomed: str | None = None  # why we killed it, if we did
+        self.watched = False  # a deadline check is pending
+        self.chased = False  # a check for given-up tasks is pending
+        self.tasks_done = 0
+        self.reader = FrameReader()
+        self._lock = threading.Lock()
+        self._outbox: deque[memoryview] = deque()
+        self.on_blocked: Callable[[WorkerHandle], None] | None = None
+        self._open(captured=captured)
+
+    def _open(self, *, captured: bool) -> None:
+        opened: list[int] = []
+        sockets: list[socket.socket] = []
+        try:
+            self.sock, data = descriptors.socket_pair()
+            sockets += [self.sock, data]
+            self.control, control = descriptors.socket_pair()
+            sockets += [self.control, control]
+            self.page_fd = memory.memory_file("shoal-page", FAULT_OFFSET)
+            opened.append(self.page_fd)
+            self.page = Page(self.page_fd)
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            opened.append(null)
+            page_copy = os.dup(self.page_fd)
+            opened.append(page_copy)
+            self.outputs: list[OutputTail] = []
+            ends = [null, null]
+            if captured:
+                for index, name in enumerate(("stdout", "stderr")):
+                    read_end, ends[index] = os.pipe2(os.O_CLOEXEC)
+                    opened += [read_end, ends[index]]
+                    os.set_blocking(read_end, False)
+                    self.outputs.append(OutputTail(read_end, name, self.number))
+        except OSError:
+            for fd in opened:
+                descriptors.close_quietly(fd)
+            for one in sockets:
+                one.close()
+            raise
+        self.sock.setblocking(False)
+        self._theirs = [data, control]
+        self._their_fds = [page_copy, null, *(ends if captured else ())]
+        self.passed = [data.fileno(), control.fileno(), page_copy, *ends, null]
+
+    def close_theirs(self) -> None:
+        """Close this program's copies of what was passed to the worker."""
+        for one in self._theirs:
+            one.close()
+        for fd in self._their_fds:
+            descriptors.close_quietly(fd)
+        self._theirs, self._their_fds = [], []
+
+    # --- talking --------------------------------------------------------------------------------
+
+    def send(self, pieces: Sequence[Buffer]) -> None:
+        """Send a frame, or keep what the socket does not take now. Never blocks; a dead peer is ignored."""
+        with self._lock:
+            if self.state == "dead":
+                return
+            if not self._outbox and len(pieces) == 1:  # the usual case, kept short
+                data = pieces[0]
+                sent = self._try(data)
+                if sent == len(data):
+                    return
+                self._outbox.append(memoryview(data)[sent:])
+            else:
+                self._outbox.extend(memoryview(piece) for piece in pieces)
+                self._drain()
+            if self._outbox and self.on_blocked is not None:
+                self.on_blocked(self)
+
+    def drain(self) -> bool:
+        """Send more of what was kept; True when nothing is left."""
+        with self._lock:
+            self._drain()
+            return not self._outbox
+
+    def _drain(self) -> None:
+        while self._outbox:
+            first = self._outbox[0]
+            sent = self._try(first)
+            if sent < first.nbytes:
+                self._outbox[0] = first[sent:]
+                return
+            self._outbox.popleft()
+
+    def _try(self, data: Buffer) -> int:
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # it is dead, which the pump will find out
+            self._outbox.clear()
+            return len(data)
+
+    def recall(self) -> None:
+        """Ask for finished results and unstarted work."""
+        with contextlib.suppress(OSError):
+            self.control.send(RECALL, socket.MSG_DONTWAIT)
+
+    def signal(self, signum: int) -> bool:
+        """Send a signal; False if the process is gone or was never known."""
+        return self.pidfd is not None and processes.kill_pidfd(self.pidfd, signum)
+
+    def kill(self, why: str) -> None:
+        self.doomed = self.doomed or why
+        self.signal(signal.SIGKILL)
+
+    # --- closing --------------------------------------------------------------------------------
+
+    def tail(self) -> tuple[str, ...]:
+        """Return the last lines it printed."""
+        lines = [line for output in self.outputs for line in output.last()]
+        return tuple(lines[-20:])
+
+    def close(self) -> None:
+        """Close every descriptor (H2)."""
+        with self._lock:
+            self.state = "dead"
+            self._outbox.clear()
+        self.close_theirs()
+        self.sock.close()
+        self.control.close()
+        for output in self.outputs:
+            output.close()
+        if self.pidfd is not None:
+            descriptors.close_quietly(self.pidfd)
+            self.pidfd = None
+        if self.page_fd >= 0:
+            self.page.close()
+            descriptors.close_quietly(self.page_fd)
+            self.page_fd = -1

@@ -1,0 +1,239 @@
+"""Pickling: functions by name or by value, data by plain pickle 5, a clear error when neither works.
+
+Role: objects to payloads and back. Owner: none; stateless.
+
+A payload is what travels inside a message: bytes when it is small, else a reference
+`(bytes | None, first, count)` to buffers of the same frame. `None` says that the pickle stream
+itself is the first of these buffers.
+
+Invariants
+    C1  `pack` never leaves a half-written payload: the buffers of a failed pickle are not added.
+    C2  Plain pickle comes first; cloudpickle is only asked when plain pickle cannot do it, or when
+        the class or function lives in a `__main__` that a worker cannot import.
+    C3  What is rebuilt from an out-of-band buffer is writable if the original was.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from shoal._wire.frames import LARGE_BYTES, Buffer
+
+Payload = bytes | tuple[bytes | None, int, int]
+#: What is being packed: words, and the callable they are about: ("the result of", f).
+What = tuple[str, Any]
+
+#: Errors by which a pickler says "not this object"; anything else in it is the object's own failure.
+_REFUSALS = (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError, RuntimeError)
+
+
+def _dumps(obj: Any, keep: Callable[[pickle.PickleBuffer], bool] | None, *, by_value: bool) -> bytes:
+    if not by_value:
+        return pickle.dumps(obj, 5, buffer_callback=keep)
+    import cloudpickle
+
+    return bytes(cloudpickle.dumps(obj, 5, buffer_callback=keep))
+
+
+def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = False) -> Payload:
+    """Pickle `obj`; buffers of at least `LARGE_BYTES` are appended to `buffers`, uncopied.
+
+    Args:
+        obj: Anything.
+        buffers: The frame's buffers; extended.
+        what: What this is, for the error; only made into text when there is one.
+        main_is_lost: Workers cannot import `__main__` (a notebook): pickle what lives there by value.
+
+    Raises:
+        NotPicklable: Neither pickle nor cloudpickle can take `obj`.
+    """
+    found: list[Buffer] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous: pickle copies it
+            return True
+        if raw.nbytes < LARGE_BYTES:
+            return True
+        found.append(raw)
+        return False
+
+    try:
+        data = _dumps(obj, keep_in_band, by_value=False)
+        if main_is_lost and b"__main__" in data:
+            found.clear()
+            data = _dumps(obj, keep_in_band, by_value=True)
+    except Exception as first:
+        found.clear()
+        data = _by_value(obj, keep_in_band, what, first)
+    if len(data) < LARGE_BYTES:
+        if not found:
+            return data
+        buffers += found
+        return data, len(buffers) - len(found), len(found)
+    buffers.append(data)
+    buffers += found
+    return None, len(buffers) - len(found) - 1, len(found) + 1
+
+
+def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What, first: Exception) -> bytes:
+    try:
+        return _dumps(obj, keep, by_value=True)
+    except Exception as second:
+        refusal = first if isinstance(first, _REFUSALS) else second
+        raise refused(obj, what, refusal) from first
+
+
+def unpack(payload: Payload, buffers: Sequence[Buffer]) -> Any:
+    """Rebuild what `pack` pickled. Runs the code of the classes inside; any exception may come out."""
+    if type(payload) is bytes:
+        return pickle.loads(payload)
+    main, first, count = payload
+    mine = buffers[first : first + count]
+    if main is None:
+        return pickle.loads(mine[0], buffers=mine[1:])
+    return pickle.loads(main, buffers=mine)
+
+
+class _Spotter(pickle.Pickler):
+    """A pickler that notices whether anything but plain built-in data went through it."""
+
+    plain = True
+
+    def reducer_override(self, obj: Any) -> Any:
+        self.plain = False
+        return NotImplemented
+
+
+def pack_plain(items: Any) -> bytes | None:
+    """Pickle `items` in one piece if it is all built-in data, whose unpickling cannot fail.
+
+    Returns None when it holds anything else, or cannot be pickled so: then each item goes by itself,
+    which lets the other end tell which one explodes.
+    """
+    out = io.BytesIO()
+    spotter = _Spotter(out, 5)
+    try:
+        spotter.dump(items)
+    except Exception:
+        return None
+    return out.getvalue() if spotter.plain else None
+
+
+def pack_function(fn: Callable[..., Any], buffers: list[Buffer], *, by_value: bool) -> Payload:
+    """Pickle a function: by name when a worker can find it by name, else by value.
+
+    Raises:
+        NotPicklable: It holds something that cannot be pickled.
+    """
+    if not by_value:
+        return pack(fn, buffers, ("the function", fn))
+    found: list[Buffer] = []
+
+    def out_of_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < LARGE_BYTES:
+            return True
+        found.append(raw)
+        return False
+
+    try:
+        data = _dumps(fn, out_of_band, by_value=True)
+    except Exception as error:
+        raise refused(fn, ("the function", fn), error) from error
+    buffers.append(data)
+    buffers += found
+    return None, len(buffers) - len(found) - 1, len(found) + 1
+
+
+def is_named(fn: Any) -> bool:
+    """Say whether plain pickle stores `fn` as a mere name, so that its bytes never change."""
+    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
+        return False
+    import sys
+
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is fn
+
+
+def describe_callable(fn: Any) -> str:
+    """Name a callable for people: ``f``, ``Model.predict``, ``partial(f)``."""
+    name = getattr(fn, "__qualname__", None)
+    if isinstance(name, str):
+        return name.replace("<locals>.", "")
+    inner = getattr(fn, "func", None)
+    if inner is not None and inner is not fn:
+        return f"{type(fn).__name__}({describe_callable(inner)})"
+    return type(fn).__name__
+
+
+def short(value: Any, limit: int = 60) -> str:
+    """A `repr` for messages: bounded, on one line, and never failing."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception as error:
+        text = f"<{type(value).__name__} whose repr() raised {type(error).__name__}>"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def refused(obj: Any, what: What, error: BaseException) -> Exception:
+    """Build the `NotPicklable` that names the culprit inside `obj`."""
+    from shoal.errors import NotPicklable
+
+    path, culprit = _find_culprit(obj)
+    said = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, RecursionError):
+        said = "it is nested too deeply for pickle"
+        culprit, path = obj, ""
+    reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    words = f"{what[0]} {describe_callable(what[1])}"
+    return NotPicklable(what=words, path=path, culprit=f"{type(culprit).__name__} {short(culprit)}", reason=reason)
+
+
+def _picklable(obj: Any) -> bool:
+    try:
+        _dumps(obj, None, by_value=True)
+    except Exception:
+        return False
+    return True
+
+
+def _find_culprit(obj: Any, limit: int = 20) -> tuple[str, Any]:
+    """Walk towards the smallest part that cannot be pickled; returns (path, part)."""
+    path = ""
+    for _ in range(limit):
+        for step, part in _parts(obj):
+            if not _picklable(part):
+                path, obj = path + step, part
+                break
+        else:
+            return path, obj
+    return path, obj
+
+
+def _parts(obj: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(obj, dict):
+        return [(f"[{short(key, 30)}]", value) for key, value in list(obj.items())[:1000]]
+    if isinstance(obj, list | tuple):
+        return [(f"[{index}]", value) for index, value in enumerate(obj[:1000])]
+    if isinstance(obj, set | frozenset):
+        return [(f"{{{short(value, 30)}}}", value) for value in list(obj)[:1000]]
+    closure = getattr(obj, "__closure__", None)
+    if closure:
+        names = obj.__code__.co_freevars
+        return [(f" (captured {name!r})", cell.cell_contents) for name, cell in zip(names, closure, strict=False)]
+    if hasattr(obj, "func") and hasattr(obj, "args") and hasattr(obj, "keywords"):
+        return [(".func", obj.func), (".args", obj.args), (".keywords", obj.keywords)]
+    if hasattr(obj, "__self__") and not isinstance(obj.__self__, type) and callable(obj):
+        return [(".__self__", obj.__self__)]
+    state = getattr(obj, "__dict__", None)
+    if isinstance(state, dict) and not isinstance(obj, type):
+        return [(f".{name}", value) for name, value in list(state.items())[:1000]]
+    return []

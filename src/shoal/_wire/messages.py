@@ -1,0 +1,53 @@
+"""The messages on a worker's sockets: one tuple each, the kind first.
+
+Role: names for the first element of every tuple. Owner: none; both ends read this file.
+
+A frame carries a list of these tuples (see `frames.py`). `payload` is what `codec.pack` made:
+bytes, or a `(bytes | None, first, count)` reference to buffers of the same frame.
+
+To the worker, on the data socket
+    (BOOT, config)                                    first frame, once
+    (FUNCTION, function_id, payload)                  before the first task that needs it
+    (FORGET, function_id)
+    (TASK, span_id, function_id, payload)             payload: (args, kwargs)
+    (CHUNK, span_id, function_id, first, star, timed, whole, payload)
+                                                      whole: payload is a list of items
+                                                      else: payload is a list of payloads
+    (STOP,)                                           after this the worker touches no channel
+
+To the worker, on the control socket (read by its watcher thread)
+    one byte RECALL                                   send finished results, hand back what is unstarted
+
+From the worker, on the data socket
+    (READY, pid)                                      booted, initializer done
+    (BOOT_FAILED, stage, payload)                     stage: "main" or "initializer"; payload: an error
+    (DONE, span_id, payload, elapsed_ns)              one task finished
+    (PART, span_id, first, count, whole, payload, elapsed_ns)
+    (FAILED, span_id, index, payload, elapsed_ns)     that one failed; payload: an error
+    (UNKNOWN, span_id, index, payload)                its function cannot be loaded here; payload: an error
+    (HANDBACK, span_id, first)                        from `first` on nothing was started
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+BOOT: Final = 1
+FUNCTION: Final = 2
+FORGET: Final = 3
+TASK: Final = 4
+CHUNK: Final = 5
+STOP: Final = 6
+
+READY: Final = 20
+BOOT_FAILED: Final = 21
+DONE: Final = 22
+PART: Final = 23
+FAILED: Final = 24
+UNKNOWN: Final = 25
+HANDBACK: Final = 26
+
+#: The one byte of the control socket.
+RECALL: Final = b"r"
+
+Message = tuple[Any, ...]

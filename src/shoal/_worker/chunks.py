@@ -1,0 +1,175 @@
+"""Running a chunk of a map: many items of one function, reported in stretches.
+
+Role: the loop over the items of one CHUNK message. Owner: the worker's main thread; the watcher thread may
+take back what is not claimed, through `Chunk.hand_back`.
+
+Invariants
+    K1  Items are announced one by one before anything of them is unpickled or run.
+    K2  A stretch is claimed with the reporter's lock held before it runs; what is not claimed may be taken back.
+    K3  Every claimed item is reported once, in order: in a PART or by a FAILED.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shoal._memory.page import DONE, INDEX, SPAN, STARTED, Page
+from shoal._wire import codec, messages as m
+from shoal._wire.frames import Buffer
+from shoal._worker.functions import FunctionMissing, FunctionTable
+from shoal._worker.reporting import DEFER_NS, Reporter
+
+#: A stretch takes about this long: short enough to report soon, long enough to cost little.
+STRETCH_NS = 500_000
+
+_clock = time.monotonic_ns
+
+
+class Stretcher:
+    """How many items make a stretch; kept by the worker from chunk to chunk."""
+
+    def __init__(self) -> None:
+        self.length = 1
+
+    def learn(self, count: int, elapsed_ns: int) -> None:
+        if count >= self.length:
+            self.length = max(1, min(count * STRETCH_NS // max(elapsed_ns, 1), 8 * self.length))
+        elif elapsed_ns > STRETCH_NS:
+            self.length = max(1, count * STRETCH_NS // elapsed_ns)
+
+
+class Chunk:
+    """One CHUNK message on its way through the worker."""
+
+    def __init__(self, message: m.Message, buffers: list[bytearray], page: Page, reporter: Reporter) -> None:
+        _, self.span, self._function_id, self._first, self._star, self._timed, self._whole, self._payload = message
+        self._buffers = buffers
+        self._page = page
+        self._words = page.words
+        self._reporter = reporter
+        self._claimed = self._first  # items below this are started, or done
+        self._stop = self._first  # items from here on are not ours (yet, or any more)
+        self._fn: Callable[..., Any]
+        self._items: Any = ()
+
+    def run(self, functions: FunctionTable, stretcher: Stretcher) -> None:
+        """Run every item that is not taken back. Raises FunctionMissing before any of them ran."""
+        self._announce(self._first)
+        try:
+            self._fn = functions.get(self._function_id)
+            self._items = codec.unpack(self._payload, self._buffers) if self._whole else self._payload
+        except FunctionMissing:
+            raise
+        except BaseException as error:
+            self._fail_first(functions.captured(error, self._function_id))
+            return
+        self._stop = self._first + len(self._items)
+        while True:
+            with self._reporter.lock:
+                start = self._claimed
+                stop = self._claimed = min(self._stop, start + (1 if self._timed else stretcher.length))
+            if start >= stop:
+                return
+            began = _clock()
+            self._stretch(start, stop, functions)
+            stretcher.learn(stop - start, _clock() - began)
+
+    def hand_back(self) -> m.Message | None:
+        """Give up the items that are not claimed; with the reporter's lock held (K2)."""
+        if self._claimed >= self._stop:
+            return None
+        self._stop = self._claimed
+        return (m.HANDBACK, self.span, self._stop)
+
+    def _announce(self, index: int) -> int:
+        now = _clock()
+        words = self._words
+        words[STARTED] = now
+        words[INDEX] = index
+        words[SPAN] = self.span
+        return now
+
+    def _fail_first(self, captured: bytes) -> None:
+        """The function itself fails to load. One item says so; the others go back, to say so in turn."""
+        self._report((m.FAILED, self.span, self._first, captured, 0))
+        self._report((m.HANDBACK, self.span, self._first + 1))
+
+    def _report(self, message: m.Message) -> None:
+        self._reporter.report(message, (), DEFER_NS, more=False)
+
+    def _stretch(self, at: int, stop: int, functions: FunctionTable) -> None:
+        while at < stop:
+            results: list[Any] = []
+            failure = None
+            began = self._announce(at)
+            try:
+                self._loop(self._items[at - self._first : stop - self._first], at, results.append)
+            except BaseException as error:
+                failure = error
+            elapsed = _clock() - began
+            done = len(results)
+            self._words[DONE] += done
+            if done:
+                self._report_results(results, at, elapsed, functions, last=at + done == self._stop)
+            at += done
+            if failure is not None:
+                self._words[DONE] += 1
+                captured = functions.captured(failure, self._function_id)
+                self._report((m.FAILED, self.span, at, captured, elapsed if not done else 0))
+                at += 1
+
+    def _loop(self, items: Any, at: int, append: Callable[[Any], None]) -> None:
+        fn, words = self._fn, self._words
+        if not self._whole:
+            for index, payload in enumerate(items, at):
+                words[INDEX] = index
+                item = codec.unpack(payload, self._buffers)
+                append(fn(*item) if self._star else fn(item))
+        elif self._star:
+            for index, item in enumerate(items, at):
+                words[INDEX] = index
+                append(fn(*item))
+        else:
+            for index, item in enumerate(items, at):
+                words[INDEX] = index
+                append(fn(item))
+
+    def _report_results(
+        self, results: list[Any], at: int, elapsed: int, functions: FunctionTable, *, last: bool
+    ) -> None:
+        plain = codec.pack_plain(results)
+        if plain is None:
+            self._report_each(results, at, elapsed // len(results), functions)
+            return
+        out: list[Buffer] = []
+        packed: codec.Payload = plain
+        if len(plain) >= codec.LARGE_BYTES:
+            out, packed = [plain], (None, 0, 1)
+        message = (m.PART, self.span, at, len(results), True, packed, elapsed)
+        self._reporter.report(message, out, elapsed, more=not last)
+
+    def _report_each(self, results: list[Any], at: int, each_ns: int, functions: FunctionTable) -> None:
+        """Report results whose unpickling runs code, one payload each, so that one can fail alone."""
+        payloads: list[codec.Payload] = []
+        out: list[Buffer] = []
+        start = at
+
+        def send(stop: int) -> None:
+            if payloads:
+                count = stop - start
+                message = (m.PART, self.span, start, count, False, payloads[:], each_ns * count)
+                self._reporter.report(message, out[:], each_ns * count, more=False)
+                payloads.clear()
+                out.clear()
+
+        for index, value in enumerate(results, at):
+            self._words[INDEX] = index  # K1: pickling a result can end the process, too
+            try:
+                payloads.append(codec.pack(value, out, ("the result of", self._fn)))
+            except BaseException as error:
+                send(index)
+                self._report((m.FAILED, self.span, index, functions.captured(error, self._function_id), each_ns))
+                start = index + 1
+        send(at + len(results))
