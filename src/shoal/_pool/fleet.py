@@ -74,6 +74,7 @@ class Fleet:
         self._failed_starts = 0
         self._spare_due = False
         self._paused = False
+        self._launching: WorkerHandle | None = None
         self._cpus = cpus.usable_cpus()
 
     # --- strength -------------------------------------------------------------------------------
@@ -153,6 +154,7 @@ class Fleet:
 
     def _launch(self, worker: WorkerHandle) -> list[launchers.Event]:
         """Ask the launcher, getting a new one if its template is gone."""
+        self._launching = worker
         passed = list(worker.passed)
         passed.insert(3, launchers.lifeline().read_fd)
         captured = self._core.options.capture != "inherit"
@@ -315,7 +317,9 @@ class Fleet:
         worker.close()
         if self._failed_starts >= START_TRIES:
             self._failed_starts = 0
-            self._fail("initializer", f"{START_TRIES} workers died while they started", None)
+            how = f"the last one {_ending(worker)}"
+            kind = "initializer" if self._initializer is not None else "start"
+            self._fail(kind, f"{START_TRIES} workers died while they started; {how}", None)
 
     def _forget(self, worker: WorkerHandle) -> None:
         """Drop a worker that never came to be."""
@@ -356,9 +360,20 @@ class Fleet:
     def abandon(self) -> None:
         """In a forked child: close every descriptor, touch nothing else."""
         for worker in self._core.workers.values():
-            worker.close()
+            worker.close_ours()
+            if worker is not self._launching:  # that one we may have become
+                worker.close_theirs()
         if self._launcher is not None:
             self._launcher.close()
+
+
+def _ending(worker: WorkerHandle) -> str:
+    status = worker.status
+    if status is None or (status.code is None and status.signal is None):
+        return "ended in a way that could not be learned"
+    if status.signal is not None:
+        return f"was killed by {processes.signal_name(status.signal)}"
+    return f"exited with code {status.code}"
 
 
 def _explain(error: OSError) -> tuple[str, str | None]:

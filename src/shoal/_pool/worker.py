@@ -157,10 +157,14 @@ class WorkerHandle:
 
     def close(self) -> None:
         """Close every descriptor (H2)."""
+        self.close_theirs()
+        self.close_ours()
+
+    def close_ours(self) -> None:
+        """Close this program's ends."""
         with self._lock:
             self.state = "dead"
             self._outbox.clear()
-        self.close_theirs()
         self.sock.close()
         self.control.close()
         for output in self.outputs:
