@@ -119,7 +119,7 @@ def import_main(main: MainModule) -> None:
     Does nothing for ``"none"``, nor if this process already has it (it was forked, or called before).
     Loads `runpy`. Whatever the program's main module raises comes through, and leaves ``__main__`` as it was.
     """
-    global _importing  # noqa: PLW0603 - one import at a time, in the main thread of a fresh process
+    global _importing
     if main.kind == "none" or _is_main(sys.modules.get("__main__"), main):
         return
     _importing = True

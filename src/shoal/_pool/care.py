@@ -48,11 +48,9 @@ class Care:
         self,
         core: Core,
         read_worker: Callable[[WorkerHandle], bool],
-        blame: Callable[[WorkerHandle, Job, int], None],
     ) -> None:
         self._core = core
         self._read_worker = read_worker
-        self._blame = blame
         self._aside: dict[tuple[int, int], tuple[Job, int]] = {}
         self._condemned: dict[int, Running] = {}  # worker -> (span, task) it is killed for
         self._recalling = False
@@ -206,7 +204,7 @@ class Care:
         if tries.runs > job.options.retries or job.given_up:
             return False
         self._core.counters.retried += 1
-        pause_s = min(BACKOFF_LIMIT_S, job.options.backoff_s * 2 ** (tries.runs - 1)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        pause_s = min(BACKOFF_LIMIT_S, job.options.backoff_s * 2 ** (tries.runs - 1)) * random.uniform(0.5, 1.0)
         key = id(job), index
         self._aside[key] = job, index
         self._core.after(pause_s, lambda: self._again(key))
@@ -233,5 +231,5 @@ class Care:
 
 
 def _timeout_ns(span: Span) -> int | None:
-    timeout = span.job.options.timeout  # type: ignore[attr-defined]
+    timeout = span.job.options.timeout
     return None if timeout is None else int(timeout * 1e9)

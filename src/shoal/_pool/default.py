@@ -24,7 +24,7 @@ _owner = 0
 
 def default_pool() -> Pool:
     """Return the default pool, as large as this process may use processors."""
-    global _pool, _owner  # noqa: PLW0603 - one per program
+    global _pool, _owner
     with _guard:
         if _pool is None or _pool._closed or _owner != os.getpid():
             _pool, _owner = Pool(), os.getpid()
@@ -32,7 +32,7 @@ def default_pool() -> Pool:
 
 
 def _after_fork_in_child() -> None:
-    global _guard  # noqa: PLW0603 - whoever held it is not here
+    global _guard
     _guard = threading.Lock()
 
 
@@ -43,7 +43,7 @@ def _view(pool: Pool, timeout: float | None, retries: int) -> PoolView:
     return PoolView(pool, TaskOptions(timeout=timeout, retries=retries))
 
 
-def map(  # noqa: A001 - it is what `shoal.map` is called
+def map(
     fn: Callable[..., T],
     *iterables: Iterable[Any],
     workers: int | None = None,

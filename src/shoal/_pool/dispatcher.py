@@ -25,20 +25,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from shoal._pool.batching import HOLD_S, PREFETCH_S, Pace, share
+from shoal._pool.batching import HOLD_S, PREFETCH_S, share
+
+if TYPE_CHECKING:
+    from shoal._pool.jobs import Job
 
 #: A span lost this often before its worker announced any task of it is blamed all the same: something
 #: in it kills workers before they can say what they do.
 SILENT_LOSSES = 3
-
-
-class Job(Protocol):
-    """What the dispatcher needs to know of a job."""
-
-    pace: Pace
-    given_up: bool
 
 
 class Span:

@@ -16,7 +16,6 @@ Invariants
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import sys
 import threading
@@ -25,27 +24,21 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from shoal._os.interpreter import main_module
 from shoal._pool import autopsy, interrupts
-from shoal._pool.care import Care
 from shoal._pool.core import Core
+from shoal._pool.dispatcher import Span
+from shoal._pool.failures import start_error
 from shoal._pool.fleet import Fleet
 from shoal._pool.functions import FunctionBook, FunctionRecord
+from shoal._pool.inbox import Inbox
 from shoal._pool.jobs import Job, PackFailed, Task
-from shoal._pool.dispatcher import Span
 from shoal._pool.worker import WorkerHandle
-from shoal._os.interpreter import main_module
 from shoal._settings import PoolOptions
-from shoal._wire import codec, messages as m, remote
+from shoal._wire import codec
+from shoal._wire import messages as m
 from shoal._wire.frames import Buffer, encode
-from shoal.errors import (
-    InitializerFailed,
-    MainGuardMissing,
-    PoolClosed,
-    RemoteError,
-    RemoteTraceback,
-    ShoalError,
-    StartFailed,
-)
+from shoal.errors import Obituary, PoolClosed
 
 #: A waiting caller looks this long before it sleeps: waking up costs more.
 SPIN_S = 50e-6
@@ -76,12 +69,13 @@ class Engine:
             self.core,
             self._boot_payload(options),
             self._worker_ready,
-            self._read_worker,
+            lambda worker: self.inbox.read(worker),  # noqa: PLW0108 - the inbox is made after the fleet
             self._worker_gone,
             self._worker_buried,
             self._hopeless,
         )
-        self.care = Care(self.core, self._read_worker, self._blame)
+        self.inbox = Inbox(self.core, self.functions, self.fleet, self._hopeless)
+        self.care = self.inbox.care
         self._culprits: dict[int, tuple[Job, int]] = {}  # worker -> whom its obituary goes to
         self._thread = threading.Thread(target=self._background, name="shoal-pool", daemon=True)
         _engines.add(self)
@@ -161,7 +155,7 @@ class Engine:
         buffers: list[Buffer] = []
         known = worker.known
         for span in spans:
-            job: Job = span.job  # type: ignore[assignment]
+            job: Job = span.job
             record = job.record
             if record.id not in known:
                 self._introduce(worker, record, messages, buffers)
@@ -178,24 +172,19 @@ class Engine:
                 messages += [(m.FORGET, number) for number in worker.to_forget]
                 worker.to_forget = set()
             worker.send(encode(messages, buffers))
-        if any(span.job.options.timeout is not None for span in spans):  # type: ignore[attr-defined]
+        if any(span.job.options.timeout is not None for span in spans):
             with self.core.lock:
                 self.care.watch(worker)
 
     def _introduce(
         self, worker: WorkerHandle, record: FunctionRecord, messages: list[m.Message], buffers: list[Buffer]
     ) -> None:
-        payload = record.payload
-        if type(payload) is not bytes:
-            main, _, count = payload
-            payload = main, len(buffers), count
-            buffers += record.buffers
-        messages.append((m.FUNCTION, record.id, payload))
+        messages.append((m.FUNCTION, record.id, codec.shifted(record.payload, record.buffers, buffers)))
         worker.known.add(record.id)
 
     def _unpackable(self, worker: WorkerHandle, span: Span, failed: PackFailed) -> None:
         """One item of a span cannot be sent: it fails, those after it go back, those before it go on."""
-        job: Job = span.job  # type: ignore[assignment]
+        job: Job = span.job
         with self.core.lock:
             self.core.dispatcher.handed_back(worker.number, span.id, failed.index + 1)
             self.core.dispatcher.cut(worker.number, span.id, failed.index)
@@ -327,161 +316,23 @@ class Engine:
                 worker.known -= gone
                 worker.to_forget |= gone
 
-    # --- what workers say -----------------------------------------------------------------------
+    # --- deaths ---------------------------------------------------------------------------------
 
     def _worker_ready(self, worker: WorkerHandle) -> None:
         self.core.dispatcher.worker_ready(worker.number)
-
-    def _read_worker(self, worker: WorkerHandle) -> bool:
-        """Take in all that a worker has sent. False at end of file."""
-        alive = True
-        try:
-            while True:
-                if not worker.reader.read(worker.sock):
-                    alive = False
-                    break
-                if worker.reader.short:  # the socket is empty: asking again would only tell that
-                    break
-        except BlockingIOError:
-            pass
-        except OSError:
-            alive = False
-        for frame in worker.reader.frames():
-            for message in frame.messages:
-                self._heard(worker, message, frame.buffers)
-        worker.heard_ns = time.monotonic_ns()
-        return alive
-
-    def _heard(self, worker: WorkerHandle, message: m.Message, buffers: list[bytearray]) -> None:
-        kind = message[0]
-        if kind == m.DONE:
-            _, span_id, payload, elapsed_ns = message
-            job: Job | None = self.core.dispatcher.finished(worker.number, span_id, 0, 1)  # type: ignore[assignment]
-            if job is not None:
-                job.pace.learn(1, elapsed_ns / 1e9)
-                worker.tasks_done += 1
-                self._deliver(job, 0, 1, True, payload, buffers)
-        elif kind == m.PART:
-            _, span_id, first, count, whole, payload, elapsed_ns = message
-            job = self.core.dispatcher.finished(worker.number, span_id, first, count)  # type: ignore[assignment]
-            if job is not None:
-                job.pace.learn(count, elapsed_ns / 1e9)
-                worker.tasks_done += count
-                self._deliver(job, first, count, None if whole else False, payload, buffers)
-        elif kind == m.FAILED:
-            _, span_id, index, payload, _ = message
-            job = self.core.dispatcher.finished(worker.number, span_id, index, 1)  # type: ignore[assignment]
-            if job is not None:
-                worker.tasks_done += 1
-                self._failed(job, index, payload)
-        elif kind == m.HANDBACK:
-            self.core.dispatcher.handed_back(worker.number, message[1], message[2])
-        elif kind == m.UNKNOWN:
-            self._unknown(worker, message)
-        elif kind == m.READY:
-            self.fleet.booted(worker, message[1])
-        elif kind == m.BOOT_FAILED:
-            self._boot_failed(worker, message[1], message[2])
-
-    def _deliver(
-        self, job: Job, first: int, count: int, single: bool | None, payload: Any, buffers: list[bytearray]
-    ) -> None:
-        """Have results unpickled and settled, by the pump, without the lock."""
-        counters = self.core.counters
-        counters.done += count
-        if job.given_up:
-            return
-
-        def settle() -> None:
-            if single is None:  # plain data in one piece: its unpickling cannot fail
-                job.settle(first, codec.unpack(payload, buffers))
-                return
-            for index, one in enumerate([payload] if single else payload, first):
-                try:
-                    value = codec.unpack(one, buffers)
-                except BaseException as error:
-                    counters.done -= 1
-                    counters.failed += 1
-                    job.fail(index, _unreadable(job, index, error))
-                else:
-                    job.settle(index, (value,))
-
-        self.core.later.append(settle)
-
-    def _failed(self, job: Job, index: int, captured: bytes) -> None:
-        """A task raised. Retry it if its options name the exception, else let it fail."""
-        if job.given_up:
-            return
-
-        def settle() -> None:
-            error = remote.rebuild(captured)
-            wanted = job.options.retry_on
-            if wanted is not None and isinstance(error, wanted):
-                with self.core.lock:
-                    retried = self.care.retry(job, index)
-                if retried:
-                    self.core.poller.wake()
-                    return
-            self.core.counters.failed += 1
-            job.fail(index, error)
-
-        self.core.later.append(settle)
-
-    def _unknown(self, worker: WorkerHandle, message: m.Message) -> None:
-        """A worker cannot find a function by its name: send it by value, once."""
-        _, span_id, index, captured = message
-        span = self.core.dispatcher.owes(worker.number, span_id)
-        if span is None:
-            return
-        job: Job = span.job  # type: ignore[assignment]
-        old = job.record.id
-
-        def resend() -> None:
-            try:
-                switched = self.functions.by_value(job.record) or job.record.id not in worker.known
-                error: BaseException = remote.rebuild(captured)
-            except Exception as refused:
-                switched, error = False, refused
-            with self.core.lock:
-                if switched:
-                    self.core.dispatcher.handed_back(worker.number, span_id, index)
-                elif self.core.dispatcher.finished(worker.number, span_id, index, 1) is None:
-                    return
-                else:
-                    self.core.dispatcher.handed_back(worker.number, span_id, index + 1)
-            if not switched:
-                self.core.counters.failed += 1
-                job.fail(index, error)
-            self.core.poller.wake()
-
-        worker.known.discard(old)
-        self.core.later.append(resend)
-
-    def _boot_failed(self, worker: WorkerHandle, stage: str, captured: bytes) -> None:
-        worker.state = "stopping"
-        self.core.later.append(lambda: self._report_boot_failure(stage, captured))
-
-    def _report_boot_failure(self, stage: str, captured: bytes) -> None:
-        error = remote.rebuild(captured)
-        text = str(error.__cause__ or error).strip().strip('"').strip()
-        kind = "guard" if isinstance(error, MainGuardMissing) else stage
-        with self.core.lock:
-            self._hopeless(kind, f"{type(error).__name__}: {error}", text)
-
-    # --- deaths ---------------------------------------------------------------------------------
 
     def _worker_gone(self, worker: WorkerHandle) -> None:
         """A worker's process ended and its socket is read empty: settle what it owed."""
         for message in worker.page.journal():
             if message[0] in (m.DONE, m.PART, m.FAILED):
-                self._heard(worker, message, [])
+                self.inbox.heard(worker, message, [])
         running = worker.page.running()
         announced = (running[0], running[1]) if running else None
         owed = self.core.dispatcher.in_flight(worker.number)
         culprit = self.core.dispatcher.worker_gone(worker.number, self.care.verdict(worker, announced))
         if culprit is not None:
             owed -= 1
-            self._culprits[worker.number] = culprit  # type: ignore[assignment]
+            self._culprits[worker.number] = culprit
         self.core.counters.requeued += owed
 
     def _worker_buried(self, worker: WorkerHandle) -> None:
@@ -492,7 +343,7 @@ class Engine:
         elif worker.doomed is None and worker.tasks_done >= 0 and worker.status is not None:
             self._note_death(autopsy.obituary(worker, self._oom, None, None, None), worker)
 
-    def _note_death(self, obituary: Any, worker: WorkerHandle) -> None:
+    def _note_death(self, obituary: Obituary, worker: WorkerHandle) -> None:
         if worker.status is not None and worker.status.code == 0:
             return
         deaths = self.core.counters.deaths
@@ -516,7 +367,7 @@ class Engine:
 
     def _hopeless(self, kind: str, reason: str, text: str | None) -> None:
         """No worker can be had: everything that waits fails with why."""
-        error = _start_error(kind, reason, text)
+        error = start_error(kind, reason, text)
         waiting = self.core.dispatcher.take_waiting()
         waiting += self.care.take_set_aside()
 
@@ -559,7 +410,9 @@ class Engine:
     def is_running(self, task: Task) -> bool:
         """Say whether a worker has announced this task. Any thread."""
         with self.core.lock:
-            return any(self.care.announced(number, span) for number, span in self.core.dispatcher.spans_of(task))
+            return any(
+                self.care.announced(number, span) is not None for number, span in self.core.dispatcher.spans_of(task)
+            )
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -583,9 +436,9 @@ class Engine:
 
     def _kill_everything(self) -> None:
         for job in self.core.dispatcher.in_flight_jobs():
-            job.given_up = True  # type: ignore[misc]
+            job.given_up = True
             self.core.counters.cancelled += 1
-            self.core.later.append(job.drop)  # type: ignore[attr-defined]
+            self.core.later.append(job.drop)
         self.fleet.kill_all("the pool was ended")
 
     def abandon_later(self) -> None:
@@ -635,40 +488,6 @@ class Engine:
 
 def _left(limit: float | None) -> float | None:
     return None if limit is None else max(0.0, limit - time.monotonic())
-
-
-def _unreadable(job: Job, index: int, error: BaseException) -> ShoalError:
-    """A result arrived and cannot be rebuilt here."""
-    import traceback
-
-    failure = RemoteError(
-        type_name=type(error).__name__,
-        message=str(error),
-        traceback_text="".join(traceback.format_exception(error)),
-        why=f"the result of {job.label(index)} cannot be rebuilt in this process",
-        hint="return plain data, or a class whose __reduce__ works here",
-    )
-    failure.__cause__ = error
-    return failure
-
-
-def _start_error(kind: str, reason: str, text: str | None) -> ShoalError:
-    """Say why no worker can be had. `kind`: start, main, guard or initializer."""
-    if kind == "initializer":
-        return InitializerFailed(reason=reason, traceback_text=text)
-    main = main_module()
-    script = main.path or main.name or "the main script"
-    if kind == "guard":
-        return MainGuardMissing(script=script, traceback_text=text)
-    if kind == "main":
-        last = (text or reason).strip().splitlines()[-1]
-        failure = StartFailed(
-            reason=f"a worker cannot import {script}: {last}",
-            hint='put code that only the program itself may run under  if __name__ == "__main__":',
-        )
-        failure.__cause__ = RemoteTraceback(text or reason)
-        return failure
-    return StartFailed(reason=reason, hint=text)
 
 
 def _forget_all() -> None:

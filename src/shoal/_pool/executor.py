@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, TypeVar, cast, get_args
 
 from shoal._os import cpus
@@ -30,7 +30,6 @@ from shoal._settings import (
     TaskOptions,
     check_choice,
     check_count,
-    check_timeout,
 )
 from shoal._wire import codec
 from shoal._wire.frames import Buffer
@@ -70,7 +69,7 @@ class _Surface(concurrent.futures.Executor):
         engine.submit(task)
         return future
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -282,7 +281,7 @@ class Pool(_Surface):
     def using(
         self,
         *,
-        timeout: float | None | type[Ellipsis] = ...,  # type: ignore[valid-type]
+        timeout: float | EllipsisType | None = ...,
         retries: int | None = None,
         retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,
         backoff_s: float | None = None,
@@ -300,12 +299,10 @@ class Pool(_Surface):
             backoff_s: Seconds before the first retry; doubles with each, with jitter.
             label: Name in errors and monitors, instead of the call.
         """
-        changes: dict[str, Any] = {}
+        named = {"retries": retries, "retry_on": retry_on, "backoff_s": backoff_s, "label": label}
+        changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         if timeout is not ...:
             changes["timeout"] = timeout
-        for name, value in (("retries", retries), ("retry_on", retry_on), ("backoff_s", backoff_s), ("label", label)):
-            if value is not None:
-                changes[name] = value
         return PoolView(self, self._options.using(**changes))
 
     def statistics(self) -> snapshots.PoolStatistics:

@@ -28,7 +28,8 @@ from shoal._os import cpus, processes
 from shoal._pool import launcher as launchers
 from shoal._pool.core import Core
 from shoal._pool.worker import WorkerHandle
-from shoal._wire import codec, messages as m
+from shoal._wire import codec
+from shoal._wire import messages as m
 from shoal._wire.frames import Buffer, encode
 
 #: The exit status comes from the template, usually within a millisecond of the death.
@@ -390,5 +391,3 @@ def _explain(error: OSError) -> tuple[str, str | None]:
     if error.errno in (errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
         return f"the system has no room for another process ({error.strerror})", "use fewer workers"
     return str(error), None
-
-

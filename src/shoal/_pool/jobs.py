@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._pool.functions import FunctionRecord
 from shoal._settings import TaskOptions
-from shoal._wire import codec, messages as m
-from shoal._wire.frames import Buffer
+from shoal._wire import codec
+from shoal._wire import messages as m
+from shoal._wire.frames import LARGE_BYTES, Buffer
 
 if TYPE_CHECKING:
     from shoal._pool.batching import Pace
@@ -42,7 +43,7 @@ class _Mark:
 PENDING, FAILED = _Mark("<pending>"), _Mark("<failed>")
 
 
-class PackFailed(Exception):  # noqa: N818 - carries a task's error to the engine, never seen by a user
+class PackFailed(Exception):
     """Task `index` cannot be sent; the tasks before it can."""
 
     def __init__(self, index: int, error: BaseException) -> None:
@@ -110,43 +111,39 @@ class Task(Job):
         options: TaskOptions,
         payload: codec.Payload,
         buffers: list[Buffer],
-        future: Future,
+        future: Future[Any],
         described: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
         super().__init__(record, options)
         self.payload = payload
         self.buffers = buffers
-        self.future: Future | None = future
+        self.future: Future[Any] | None = future
         self.described = described
         self.span: Span | None = None
 
-    def label(self, index: int) -> str:
+    def label(self, index: int) -> str:  # noqa: ARG002 - a job of one task
         return self.options.label or describe_call(self.record.label, *self.described)
 
     def messages(self, span: Span, buffers: list[Buffer]) -> list[m.Message]:
-        payload = self.payload
-        if type(payload) is not bytes:
-            main, _, count = payload
-            payload = main, len(buffers), count
-            buffers += self.buffers
+        payload = codec.shifted(self.payload, self.buffers, buffers)
         return [(m.TASK, span.id, self.record.id, payload)]
 
-    def settle(self, first: int, values: Sequence[Any]) -> None:
+    def settle(self, first: int, values: Sequence[Any]) -> None:  # noqa: ARG002 - as above
         future, self.future = self.future, None
         self.described = (), {}
         if future is not None:
-            future._settle(values[0], None)  # noqa: SLF001 - a future is settled by its job, and by nobody else
+            future._settle(values[0], None)
 
-    def fail(self, index: int, error: BaseException) -> None:
+    def fail(self, index: int, error: BaseException) -> None:  # noqa: ARG002 - as above
         future, self.future = self.future, None
         if future is not None:
-            future._settle(None, error)  # noqa: SLF001 - as above
+            future._settle(None, error)
         self.described = (), {}
 
     def drop(self) -> None:
         future, self.future = self.future, None
         if future is not None:
-            future._drop()  # noqa: SLF001 - as above
+            future._drop()
 
 
 class MapJob(Job):
@@ -177,7 +174,7 @@ class MapJob(Job):
         payload: Any
         if whole is None:
             payload = self._pack_each(span, items, buffers)
-        elif len(whole) >= codec.LARGE_BYTES:
+        elif len(whole) >= LARGE_BYTES:
             payload = None, len(buffers), 1
             buffers.append(whole)
         else:

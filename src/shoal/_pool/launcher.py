@@ -168,7 +168,7 @@ _lifeline: _Lifeline | None = None
 
 def lifeline() -> _Lifeline:
     """Return the program's lifeline, made at first use."""
-    global _lifeline  # noqa: PLW0603 - one per program, like the templates
+    global _lifeline
     if _lifeline is None or _lifeline.owner != os.getpid():
         _lifeline = _Lifeline()
     return _lifeline
@@ -209,7 +209,7 @@ def close_templates() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _guard, _lifeline  # noqa: PLW0603 - as above
+    global _guard, _lifeline
     _guard = threading.Lock()
     for template in _templates.values():
         with contextlib.suppress(OSError):
@@ -270,7 +270,8 @@ class TemplateLauncher:
                 return [*events, TemplateLost()]
             kind, *rest = marshal.loads(data)
             if kind == "forked":
-                events.append(Forked(*rest, fds[0]))
+                token, pid = rest
+                events.append(Forked(token, pid, fds[0]))
             elif kind == "failed":
                 events.append(Refused(*rest))
             elif kind == "broken":
@@ -278,7 +279,8 @@ class TemplateLauncher:
             else:
                 events.append(processes.ExitStatus(*rest))
 
-    def status(self, pid: int) -> processes.ExitStatus | None:
+    def status(self, pid: int) -> processes.ExitStatus | None:  # noqa: ARG002 - the other launcher's is asked
+        """Return None: the template tells, in its time."""
         return None
 
     def close(self) -> None:
@@ -304,7 +306,7 @@ class ForkLauncher:
 
     def start(self, token: int, fds: list[int], *, captured: bool) -> list[Event]:
         """Fork a worker. Raises OSError if the system refuses."""
-        global _forking_worker  # noqa: PLW0603 - read by the hook that runs inside os.fork
+        global _forking_worker
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()  # else both processes would write what is buffered

@@ -130,13 +130,11 @@ def _worker(engine: Engine, worker: WorkerHandle) -> WorkerInfo:
         running = worker.page.running()
         span = engine.core.dispatcher.owes(worker.number, running[0]) if running else None
         if running and span is not None and span.start <= running[1] < span.stop:
-            task = span.job.label(running[1])  # type: ignore[attr-defined]
+            task = span.job.label(running[1])
             running_s = max(0.0, (time.monotonic_ns() - running[2]) / 1e9)
     elif worker.state in ("starting", "spare", "stopping"):
-        state = worker.state  # type: ignore[assignment]
+        state = worker.state
     else:
         state = "stopping"
     done = worker.tasks_done
-    return WorkerInfo(
-        number=worker.number, pid=worker.pid or 0, state=state, task=task, running_s=running_s, done=done
-    )
+    return WorkerInfo(number=worker.number, pid=worker.pid or 0, state=state, task=task, running_s=running_s, done=done)

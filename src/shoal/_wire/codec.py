@@ -90,7 +90,7 @@ def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What,
 
 def unpack(payload: Payload, buffers: Sequence[Buffer]) -> Any:
     """Rebuild what `pack` pickled. Runs the code of the classes inside; any exception may come out."""
-    if type(payload) is bytes:
+    if isinstance(payload, bytes):
         return pickle.loads(payload)
     main, first, count = payload
     mine = buffers[first : first + count]
@@ -104,7 +104,7 @@ class _Spotter(pickle.Pickler):
 
     plain = True
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: Any) -> Any:  # noqa: ARG002 - it is enough that it was asked
         self.plain = False
         return NotImplemented
 
@@ -237,3 +237,13 @@ def _parts(obj: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(state, dict) and not isinstance(obj, type):
         return [(f".{name}", value) for name, value in list(state.items())[:1000]]
     return []
+
+
+def shifted(payload: Payload, mine: Sequence[Buffer], buffers: list[Buffer]) -> Payload:
+    """Move a payload that has its own buffers `mine` into a frame whose buffers are `buffers`."""
+    if isinstance(payload, bytes):
+        return payload
+    main, _, count = payload
+    start = len(buffers)
+    buffers += mine
+    return main, start, count

@@ -34,7 +34,8 @@ from shoal._memory.page import FAULT_OFFSET, STAGE, Page
 from shoal._os import processes, signals
 from shoal._os.interpreter import MainModule, import_main
 from shoal._os.lifeline import Lifeline
-from shoal._wire import codec, messages as m, remote
+from shoal._wire import codec, remote
+from shoal._wire import messages as m
 from shoal._wire.frames import Buffer
 from shoal._worker.loop import Worker
 
@@ -179,5 +180,3 @@ def spawned(numbers: str, *, captured: bool) -> NoReturn:
         if fd > 2:
             os.set_inheritable(fd, False)
     run_worker(fds, captured=captured)
-
-

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal._memory.page import DONE, INDEX, SPAN, STARTED, Page
-from shoal._wire import codec, messages as m
-from shoal._wire.frames import Buffer
+from shoal._wire import codec
+from shoal._wire import messages as m
+from shoal._wire.frames import LARGE_BYTES, Buffer
 from shoal._worker.functions import FunctionMissing, FunctionTable
 from shoal._worker.reporting import DEFER_NS, Reporter
 
@@ -145,7 +146,7 @@ class Chunk:
             return
         out: list[Buffer] = []
         packed: codec.Payload = plain
-        if len(plain) >= codec.LARGE_BYTES:
+        if len(plain) >= LARGE_BYTES:
             out, packed = [plain], (None, 0, 1)
         message = (m.PART, self.span, at, len(results), True, packed, elapsed)
         self._reporter.report(message, out, elapsed, more=not last)

@@ -11,7 +11,7 @@ from typing import Any
 from shoal._wire import codec, remote
 
 
-class FunctionMissing(Exception):  # noqa: N818 - a signal to the caller, not a user's error
+class FunctionMissing(Exception):
     """A function cannot be loaded here: its name is unknown, say because it stands under the main guard."""
 
 
@@ -25,7 +25,8 @@ class _Unloaded:
 
 class FunctionTable:
     """What the pool has sent. A function is unpickled when its first task is announced, so that a crash in
-    its import is blamed on that task."""
+    its import is blamed on that task.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, Any] = {}

@@ -19,7 +19,8 @@ import time
 from collections import deque
 
 from shoal._memory.page import DONE, INDEX, SPAN, STARTED, Page
-from shoal._wire import codec, messages as m
+from shoal._wire import codec
+from shoal._wire import messages as m
 from shoal._wire.frames import Buffer, FrameReader
 from shoal._worker.chunks import Chunk, Stretcher
 from shoal._worker.functions import FunctionMissing, FunctionTable

@@ -35,6 +35,7 @@ from shoal._worker.boot import DESCRIPTORS, run_worker
 
 _MESSAGE_BYTES = 1 << 20
 
+
 class Template:
     """State of the template process."""
 

@@ -27,7 +27,7 @@ from shoal._settings import ErrorMode, StartMethod
 from shoal.cli import inputs, output, progress, target
 from shoal.cli.flow import Flow, Outcome
 from shoal.cli.report import Failure, Failures, Tally, stderr_width, summary
-from shoal.errors import ShoalError, StartFailed
+from shoal.errors import InitializerFailed, ShoalError, StartFailed
 
 if TYPE_CHECKING:
     from shoal import Pool
@@ -205,7 +205,7 @@ class _Run:
         self.tally.failed += 1
 
     def _ends_all(self, error: BaseException) -> _Ending | None:
-        if isinstance(error, StartFailed):
+        if isinstance(error, StartFailed | InitializerFailed):  # every other input would fail alike
             return _Ending(1, "no worker could be started")
         return _Ending(1, "stopped at the first failure") if self.options.errors == "raise" else None
 

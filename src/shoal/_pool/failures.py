@@ -1,0 +1,51 @@
+"""The errors of the pool that take some finding out.
+
+Role: from what went wrong to the error the user sees. Owner: nobody; stateless.
+"""
+
+from __future__ import annotations
+
+from shoal._os.interpreter import main_module
+from shoal._pool.jobs import Job
+from shoal.errors import (
+    InitializerFailed,
+    MainGuardMissing,
+    RemoteError,
+    RemoteTraceback,
+    ShoalError,
+    StartFailed,
+)
+
+
+def unreadable(job: Job, index: int, error: BaseException) -> ShoalError:
+    """A result arrived and cannot be rebuilt here."""
+    import traceback
+
+    failure = RemoteError(
+        type_name=type(error).__name__,
+        message=str(error),
+        traceback_text="".join(traceback.format_exception(error)),
+        why=f"the result of {job.label(index)} cannot be rebuilt in this process",
+        hint="return plain data, or a class whose __reduce__ works here",
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def start_error(kind: str, reason: str, text: str | None) -> ShoalError:
+    """Say why no worker can be had. `kind`: start, main, guard or initializer."""
+    if kind == "initializer":
+        return InitializerFailed(reason=reason, traceback_text=text)
+    main = main_module()
+    script = main.path or main.name or "the main script"
+    if kind == "guard":
+        return MainGuardMissing(script=script, traceback_text=text)
+    if kind == "main":
+        last = (text or reason).strip().splitlines()[-1]
+        failure = StartFailed(
+            reason=f"a worker cannot import {script}: {last}",
+            hint='put code that only the program itself may run under  if __name__ == "__main__":',
+        )
+        failure.__cause__ = RemoteTraceback(text or reason)
+        return failure
+    return StartFailed(reason=reason, hint=text)
