@@ -22,6 +22,7 @@ from pathlib import Path
 import shoal
 from examples.codestats.report import print_report
 from examples.codestats.stats import FileStats, parse_file
+from shoal.cli import progress
 
 
 @dataclass
@@ -37,14 +38,21 @@ class Run:
     longest: list[tuple[int, str, str]] = field(default_factory=list)
     imports: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, Exception]] = field(default_factory=list)
+    killed: int = 0
     wall_s: float = 0.0
 
-    def add(self, path: str, stats: FileStats) -> None:
-        self.lines += stats["lines"]
-        self.functions += stats["functions"]
-        self.imports.update(stats["imports"])
-        if longest := stats["longest"]:
+    def add(self, path: str, outcome: FileStats | Exception) -> dict[str, object]:
+        """Count what became of one file and return what to write about it."""
+        self.rows += 1
+        if isinstance(outcome, Exception):
+            self.failures.append((path, outcome))
+            return {"error": f"{type(outcome).__name__}: {outcome}"}
+        self.lines += outcome["lines"]
+        self.functions += outcome["functions"]
+        self.imports.update(outcome["imports"])
+        if longest := outcome["longest"]:
             self.longest.append((longest["lines"], longest["name"], path))
+        return {**outcome}
 
 
 def standard_library() -> tuple[Path, list[str]]:
@@ -54,8 +62,8 @@ def standard_library() -> tuple[Path, list[str]]:
     return root, sorted(map(str, files))
 
 
-def kill_all_workers(pool: shoal.Pool) -> None:
-    """End every worker at once, as the system does when memory runs out."""
+def kill_all_workers(pool: shoal.Pool) -> int:
+    """End every worker at once, as the system does when memory runs out; return how many there were."""
     workers = pool.workers
     busy = [worker for worker in workers if worker.task]
     for worker in workers:
@@ -67,6 +75,7 @@ def kill_all_workers(pool: shoal.Pool) -> None:
         f"killed {len(workers)} workers in the middle on purpose (SIGKILL to pids "
         f"{', '.join(str(worker.pid) for worker in workers)}); {len(busy)} tasks were running"
     )
+    return len(workers)
 
 
 def run(pool: shoal.Pool, output: str) -> Run:
@@ -75,19 +84,13 @@ def run(pool: shoal.Pool, output: str) -> Run:
     print(f"{len(files):,} files below {root}, {pool._max_workers} workers, results to {output}")
     result = Run(root, files, output)
     started = time.monotonic()
-    outcomes = pool.using(retries=1).imap(parse_file, files, errors="return", progress=True)
-    with open(output, "w", encoding="utf-8") as out:
+    outcomes = pool.using(retries=1).imap(parse_file, files, errors="return")
+    with open(output, "w", encoding="utf-8") as out, progress.follow(pool, len(files)) as tally:
         for path, outcome in zip(files, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                result.failures.append((path, outcome))
-                row = {"file": path, "error": f"{type(outcome).__name__}: {outcome}"}
-            else:
-                result.add(path, outcome)
-                row = {"file": path, **outcome}
-            out.write(json.dumps(row) + "\n")
-            result.rows += 1
+            out.write(json.dumps({"file": path, **result.add(path, outcome)}) + "\n")
+            tally.done = result.rows
             if result.rows == len(files) // 2:
-                kill_all_workers(pool)
+                result.killed = kill_all_workers(pool)
     result.wall_s = time.monotonic() - started
     return result
 

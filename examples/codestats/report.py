@@ -81,11 +81,11 @@ def _print_check(console: Console, run: Run, statistics: shoal.PoolStatistics) -
     lost = [path for path, error in run.failures if isinstance(error, BrokenProcessPool)]
     whole = written == run.files and not lost
     console.print(
-        f"\nkilled half-way: {statistics.workers_lost} workers. Tasks they were running, run again (retries=1): "
-        f"{statistics.retried}. Tasks that only waited behind those, handed to others: {statistics.requeued}."
+        f"\nall {run.killed} workers were killed half-way on purpose: {statistics.retried} tasks were running and were run again "
+        f"(retries=1), {statistics.requeued} waited behind them and went to other workers"
     )
     sign, style = (
-        ("nothing was lost", "bold green") if whole else (f"RESULTS ARE MISSING ({len(lost)} lost)", "bold red")
+        ("nothing was lost", "bold green") if whole else (f"{len(lost)} LOST, RESULTS ARE MISSING", "bold red")
     )
-    console.print(f"check: {len(run.files):,} files, {len(written):,} results: [{style}]{sign}[/{style}]")
+    console.print(f"check: {len(run.files):,} files, {len(written):,} results, each once: [{style}]{sign}[/{style}]")
     return whole

@@ -110,11 +110,6 @@ class Dispatcher:
         slot = self._slots.get(number)
         return slot.in_flight.get(span_id) if slot else None
 
-    @property
-    def can_assign(self) -> bool:
-        """Whether some worker may be given work."""
-        return bool(self._idle or self._hungry)
-
     def spans_with(self, number: int) -> int:
         """Return how many spans worker `number` has in flight."""
         slot = self._slots.get(number)

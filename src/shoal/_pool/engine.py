@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,13 @@ from shoal._wire import messages as m
 from shoal._wire.frames import Buffer, encode
 from shoal.errors import Obituary, PoolClosed
 
+#: Submits that follow each other within this time are a burst: the submitting thread reads for itself, because
+#: waking the background thread for each result would cost more than the result.
+BURST_S = 100e-6
+#: How often it reads during a burst.
+BURST_READ_S = 500e-6
+#: After a burst the background thread takes over within this time.
+BURST_OVER_S = 1e-3
 #: A waiting caller looks this long before it sleeps: waking up costs more.
 SPIN_S = 50e-6
 
@@ -65,6 +73,10 @@ class Engine:
         self._oom = autopsy.OomWatch()
         self._spins = (os.cpu_count() or 1) > 1
         self._asked: list[Callable[[], None]] = []  # for the pump, from any thread
+        self._callbacks: deque[Callable[[], None]] = deque()
+        self._submitted = 0.0  # when the last task was submitted
+        self._read = 0.0  # when somebody last read
+        self._burst = False
         self.fleet = Fleet(
             self.core,
             self._boot_payload(options),
@@ -100,7 +112,7 @@ class Engine:
                 self._check_open()
                 core.counters.submitted += 1
                 task.span = core.dispatcher.add(task, 0, 1)
-                if core.dispatcher.can_assign:
+                if core.dispatcher.idle:  # who is busy gets more when it reports, several tasks to a frame
                     hands = core.dispatcher.assign()
                 if core.dispatcher.waiting:
                     self.fleet.keep_strength()
@@ -109,6 +121,27 @@ class Engine:
         except (KeyboardInterrupt, SystemExit):
             self._distrust(hands)
             raise
+        now = time.monotonic()
+        if now - self._submitted < BURST_S:
+            self._in_burst(now)
+        self._submitted = now
+
+    def _in_burst(self, now: float) -> None:
+        """Read now and then between submits."""
+        if not self._burst:
+            self._burst = True
+            self._read = now
+            self.core.poller.mask()
+            self.core.poller.nudge()
+        elif now - self._read > BURST_READ_S and self._role.acquire(blocking=False):
+            self._role_owner = threading.get_ident()
+            try:
+                with interrupts.deferred() as shield:
+                    self._pump(0.0, shield)
+            finally:
+                self._role_owner = 0
+                self._role.release()
+            self._read = time.monotonic()
 
     def submit_many(self, job: Job, start: int, stop: int) -> None:
         """Queue tasks `start..stop` of a job. Any thread."""
@@ -243,6 +276,7 @@ class Engine:
             raise
         finally:
             self._role_owner = 0
+            self._burst = False
             poller.unmask()
             self._role.release()
             if self.core.timers.wait_s() is not None:
@@ -252,21 +286,38 @@ class Engine:
         """Read when nobody waits; serve callbacks, timers and deaths."""
         core = self.core
         while not self.closed.is_set():
-            with core.lock:
-                wait_s = core.timers.wait_s()
-            core.poller.sleep(wait_s)
-            if self._role.acquire(blocking=False):
-                self._role_owner = threading.get_ident()
-                try:
-                    if not self.closed.is_set():
-                        self._pump(0.0)
-                finally:
-                    self._role_owner = 0
-                    self._role.release()
-            elif not self.closed.is_set():
-                core.poller.sleep(None)
+            if self._burst:
+                core.poller.sleep(BURST_OVER_S)
+                if time.monotonic() - self._submitted > BURST_OVER_S:
+                    self._burst = False
+                    core.poller.unmask()
+            else:
+                with core.lock:
+                    wait_s = core.timers.wait_s()
+                core.poller.sleep(wait_s)
+                if self._role.acquire(blocking=False):
+                    self._role_owner = threading.get_ident()
+                    try:
+                        if not self.closed.is_set():
+                            self._pump(0.0)
+                    finally:
+                        self._role_owner = 0
+                        self._role.release()
+                elif not (self.closed.is_set() or self._callbacks):
+                    core.poller.sleep(None)  # whoever has the role wakes us when leaving
+            self._call_back()
         with self._role:
             core.poller.close()
+        self._call_back()
+
+    def call_later(self, callback: Callable[[], None]) -> None:
+        """Have the background thread call `callback`. Any thread."""
+        self._callbacks.append(callback)
+        self.core.poller.nudge()
+
+    def _call_back(self) -> None:
+        while self._callbacks:
+            self._callbacks.popleft()()
 
     def _pump(self, timeout: float | None, shield: interrupts.Shield = interrupts.NO_SHIELD) -> bool:
         """Wait for something to happen, and deal with all that has. With the role. True if anything did."""

@@ -139,7 +139,8 @@ class Future(concurrent.futures.Future[T]):
         self._announce()
 
     def _announce(self) -> None:
-        """Tell whoever waits. Runs the callbacks."""
+        """Tell whoever waits. Callbacks are left to the background thread: a caller that reads for itself may hold
+        a lock that a callback wants."""
         made = self.__dict__
         condition = made.get("_condition")
         if condition is not None:
@@ -153,9 +154,10 @@ class Future(concurrent.futures.Future[T]):
                         waiter.add_result(self)
                 condition.notify_all()
         if "_done_callbacks" in made:
-            self._call_back()
+            self._engine.call_later(self.run_callbacks)
 
-    def _call_back(self) -> None:
+    def run_callbacks(self) -> None:
+        """Call what was added by `add_done_callback`. The background thread only."""
         for callback in self._done_callbacks:
             try:
                 callback(self)

@@ -30,6 +30,8 @@ class Poller:
         self._handlers: dict[int, Handler] = {}
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.add(self._wake, self._woken)
+        self._nudge = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._outer.register(self._nudge, select.EPOLLIN)
 
     def add(self, fd: int, handler: Handler, events: int = select.EPOLLIN) -> None:
         self._handlers[fd] = handler
@@ -52,8 +54,16 @@ class Poller:
         return self._handlers.get(fd)
 
     def sleep(self, timeout_s: float | None) -> None:
-        """Block until something is ready and not masked. The background thread only."""
-        self._outer.poll(timeout_s)
+        """Block until something is ready and not masked, or `nudge`. The background thread only."""
+        for fd, _ in self._outer.poll(timeout_s):
+            if fd == self._nudge:
+                with contextlib.suppress(OSError):
+                    os.eventfd_read(self._nudge)
+
+    def nudge(self) -> None:
+        """Wake the background thread, masked or not."""
+        with contextlib.suppress(OSError, ValueError):
+            os.eventfd_write(self._nudge, 1)
 
     def mask(self) -> None:
         self._outer.modify(self._inner.fileno(), 0)
@@ -64,7 +74,7 @@ class Poller:
 
     def wake(self) -> None:
         """Make whoever polls come back. Safe anywhere, a finalizer included."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
             os.eventfd_write(self._wake, 1)
 
     def _woken(self, _events: int) -> None:
@@ -77,4 +87,5 @@ class Poller:
         self._inner.close()
         with contextlib.suppress(OSError):
             os.close(self._wake)
-            self._wake = -1
+            os.close(self._nudge)
+            self._wake = self._nudge = -1

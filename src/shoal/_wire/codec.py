@@ -99,13 +99,18 @@ def unpack(payload: Payload, buffers: Sequence[Buffer]) -> Any:
     return pickle.loads(main, buffers=mine)
 
 
+#: Built-in types that pickle by reduction, and whose unpickling cannot fail either.
+_PLAIN_REDUCED = frozenset({range, slice, complex})
+
+
 class _Spotter(pickle.Pickler):
     """A pickler that notices whether anything but plain built-in data went through it."""
 
     plain = True
 
-    def reducer_override(self, obj: Any) -> Any:  # noqa: ARG002 - it is enough that it was asked
-        self.plain = False
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) not in _PLAIN_REDUCED and not (type(obj) is type and obj in _PLAIN_REDUCED):
+            self.plain = False
         return NotImplemented
 
 

@@ -144,8 +144,6 @@ class Flow:
                     item = next(self._inputs)
                 except StopIteration:
                     break
-                if self._stopping:
-                    break
                 self._start(count, item)
                 count += 1
         except BaseException as caught:

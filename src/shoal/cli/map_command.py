@@ -15,9 +15,9 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -26,7 +26,7 @@ import click
 from shoal._settings import ErrorMode, StartMethod
 from shoal.cli import inputs, output, progress, target
 from shoal.cli.flow import Flow, Outcome
-from shoal.cli.report import Failure, Failures, Tally, stderr_width, summary
+from shoal.cli.report import Failure, Failures, Tally, shortened, stderr_width, summary
 from shoal.errors import InitializerFailed, ShoalError, StartFailed
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Inputs under way per worker, waiting ones included: enough that a worker never waits for us.
 WINDOW_PER_WORKER = 128
+#: The most that a task's label shows of its input.
+LABEL_COLUMNS = 200
 
 FORMATS = "Ends in .jsonl, .csv or .parquet (which needs pyarrow). Without it, JSON lines go to standard output."
 ERRORS = "What a failed input does: 'return' writes an error row, 'skip' leaves it out, 'raise' stops the run."
@@ -122,10 +124,14 @@ class Refused(click.ClickException):
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """Why a run stopped before its inputs ended. `words` is None for a reader that went away: nobody is listening."""
+    """Why a run stopped before its inputs ended. `words` is None for a reader that went away: nobody is listening.
+
+    `error` is what went wrong apart from any input, told in full below the summary.
+    """
 
     code: int
     words: str | None
+    error: BaseException | None = None
 
 
 class _Run:
@@ -133,6 +139,7 @@ class _Run:
 
     def __init__(self, options: MapOptions, found: target.Target, collected: inputs.Inputs, results: int) -> None:
         self.options = options
+        self.target = found
         self.tally = Tally(collected.total)
         self.failures = Failures(_tracebacks_path(options.output))
         screen = options.output in {None, "-"} and os.isatty(results)
@@ -140,8 +147,12 @@ class _Run:
         self.writer = output.open_writer(options.output, results, self.notice, self.display.show)
         self.pool = _make_pool(options, collected.total)
         window = WINDOW_PER_WORKER * self.pool._max_workers
-        submit = partial(self.pool.submit, found)
-        self.flow = Flow(submit, collected.items, window=window, ordered=not options.unordered)
+        self.flow = Flow(self._submit, collected.items, window=window, ordered=not options.unordered)
+
+    def _submit(self, item: str) -> Future[Any]:
+        # The pool's own description of a call cuts a long path at its end, which is the part that tells files apart.
+        label = f"{self.target.__name__}({shortened(repr(item), LABEL_COLUMNS, keep_end=True)})"
+        return self.pool.using(label=label).submit(self.target, item)
 
     def go(self) -> int:
         with _stop_signals(self.flow) as caught:
@@ -156,6 +167,8 @@ class _Run:
         words = ending.words if ending is not None else None
         self._say_summary(list(summary(self.tally, statistics, wall_s=wall_s, ended=words)))
         if ending is not None:
+            if ending.error is not None:
+                click.echo(f"error: {ending.error}", err=True)
             return ending.code
         return 1 if self.tally.failed else 0
 
@@ -177,7 +190,7 @@ class _Run:
             return _Ending(141, None)
         except (output.OutputError, inputs.InputError, ShoalError) as error:
             self.flow.stop()
-            return _Ending(1, str(error))
+            return _Ending(1, "stopped by an error", error)
         if caught:
             ending = _Ending(128 + caught[0], _signal_words(caught[0]))
         return self._keep_settled(ending) if ending is not None else None
@@ -190,7 +203,7 @@ class _Run:
         except BrokenPipeError:
             return _Ending(ending.code, None)
         except output.OutputError as error:
-            return _Ending(1, str(error))
+            return _Ending(1, "stopped by an error", error)
         return ending
 
     def _record(self, outcome: Outcome) -> None:
@@ -206,7 +219,7 @@ class _Run:
 
     def _ends_all(self, error: BaseException) -> _Ending | None:
         if isinstance(error, StartFailed | InitializerFailed):  # every other input would fail alike
-            return _Ending(1, "no worker could be started")
+            return _Ending(1, "no worker could be started", error)
         return _Ending(1, "stopped at the first failure") if self.options.errors == "raise" else None
 
     def _close(self) -> _Ending | None:
@@ -216,7 +229,7 @@ class _Run:
         except BrokenPipeError:
             return _Ending(141, None)
         except output.OutputError as error:
-            return _Ending(1, str(error))
+            return _Ending(1, "stopped by an error", error)
         return None
 
     def _say_summary(self, lines: list[str]) -> None:

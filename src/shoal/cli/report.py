@@ -185,7 +185,8 @@ def counted(count: int, noun: str) -> str:
 
 def shortened(text: str, width: int, *, keep_end: bool = False) -> str:
     """Return `text` on one line of at most `width` columns; of a path the end says more than the start."""
-    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     width = max(width, 10)
     if len(text) <= width:
         return text
