@@ -72,8 +72,8 @@ def kill_all_workers(pool: shoal.Pool) -> int:
         except ProcessLookupError:
             pass  # it had just been replaced
     print(
-        f"killed {len(workers)} workers in the middle on purpose (SIGKILL to pids "
-        f"{', '.join(str(worker.pid) for worker in workers)}); {len(busy)} tasks were running"
+        f"killed all {len(workers)} worker processes in the middle on purpose, by SIGKILL to pids "
+        f"{', '.join(str(worker.pid) for worker in workers)}; tasks that were running: {len(busy)}"
     )
     return len(workers)
 

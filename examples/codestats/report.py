@@ -81,8 +81,8 @@ def _print_check(console: Console, run: Run, statistics: shoal.PoolStatistics) -
     lost = [path for path, error in run.failures if isinstance(error, BrokenProcessPool)]
     whole = written == run.files and not lost
     console.print(
-        f"\nall {run.killed} workers were killed half-way on purpose: {statistics.retried} tasks were running and were run again "
-        f"(retries=1), {statistics.requeued} waited behind them and went to other workers"
+        f"\nall {run.killed} worker processes were killed half-way on purpose. Tasks that were running, run again (retries=1): "
+        f"{statistics.retried}. Tasks that waited behind them, given to other workers: {statistics.requeued}."
     )
     sign, style = (
         ("nothing was lost", "bold green") if whole else (f"{len(lost)} LOST, RESULTS ARE MISSING", "bold red")

@@ -23,6 +23,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures._base import LOGGER
 from typing import Any
 
 from shoal._os.interpreter import main_module
@@ -114,8 +115,7 @@ class Engine:
                 task.span = core.dispatcher.add(task, 0, 1)
                 if core.dispatcher.idle:  # who is busy gets more when it reports, several tasks to a frame
                     hands = core.dispatcher.assign()
-                if core.dispatcher.waiting:
-                    self.fleet.keep_strength()
+                self.fleet.keep_strength()
             if hands:
                 self._send(hands)
         except (KeyboardInterrupt, SystemExit):
@@ -153,7 +153,8 @@ class Engine:
                 self.core.dispatcher.add(job, start, stop)
                 hands = self.core.dispatcher.assign()
                 self.fleet.keep_strength()
-            self._send(hands)
+            with interrupts.deferred():  # pickling items takes its time
+                self._send(hands)
         except (KeyboardInterrupt, SystemExit):
             self._distrust(hands)
             raise
@@ -343,7 +344,10 @@ class Engine:
         if hands:
             self._send(hands)
         for work in later:
-            work()
+            try:
+                work()
+            except BaseException:  # a user's unpickling that ends threads; nobody else may suffer
+                LOGGER.exception("a result could not be delivered")
         if core.closing:
             self._maybe_end()
         return bool(events)

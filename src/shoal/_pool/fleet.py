@@ -75,6 +75,7 @@ class Fleet:
         self._failed_starts = 0
         self._spare_due = False
         self._paused = False
+        self.full = False  # every worker there may be is starting or ready
         self._launching: WorkerHandle | None = None
         self._cpus = cpus.usable_cpus()
 
@@ -86,7 +87,7 @@ class Fleet:
     def keep_strength(self) -> None:
         """Start workers for work that waits and has nobody; make a spare when all are there."""
         core = self._core
-        if self._paused or not core.dispatcher.waiting:
+        if self._paused or self.full or not core.dispatcher.waiting:
             return
         serving = self._count("starting", "ready")
         starting = self._count("starting")
@@ -95,8 +96,8 @@ class Fleet:
             if not self._enlist():
                 return
             serving += 1
-        full = serving >= core.options.workers
-        if full and core.options.spare and not self._spare_due and not core.closing and not self._count("spare"):
+        self.full = serving >= core.options.workers
+        if self.full and core.options.spare and not self._spare_due and not core.closing and not self._count("spare"):
             self._spare_due = True
             core.after(_SPARE_AFTER_S, self._make_spare)
 
@@ -287,6 +288,7 @@ class Fleet:
             self._core.poller.remove(worker.pidfd)
         self._on_readable(worker)  # what it sent before counts
         self._core.poller.remove(worker.sock.fileno())
+        self.full = False
         was_starting = worker.state == "starting"
         expected = worker.state in ("stopping", "spare")
         worker.state = "dead"
@@ -333,6 +335,7 @@ class Fleet:
 
     def stop(self, worker: WorkerHandle) -> None:
         """Ask a worker to leave; kill it if it does not."""
+        self.full = False
         if worker.state in ("spare", "starting"):  # nothing of the user's is lost
             worker.state = "stopping"
             worker.kill("the pool ends")

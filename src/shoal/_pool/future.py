@@ -140,7 +140,8 @@ class Future(concurrent.futures.Future[T]):
 
     def _announce(self) -> None:
         """Tell whoever waits. Callbacks are left to the background thread: a caller that reads for itself may hold
-        a lock that a callback wants."""
+        a lock that a callback wants.
+        """
         made = self.__dict__
         condition = made.get("_condition")
         if condition is not None:
@@ -161,5 +162,5 @@ class Future(concurrent.futures.Future[T]):
         for callback in self._done_callbacks:
             try:
                 callback(self)
-            except Exception:
+            except BaseException:  # SystemExit too: it would end the thread that serves everybody
                 LOGGER.exception("exception calling callback for %r", self)

@@ -165,6 +165,7 @@ class Inbox:
 
     def _boot_failed(self, worker: WorkerHandle, stage: str, captured: bytes) -> None:
         worker.state = "stopping"
+        self._fleet.full = False
         self._core.later.append(lambda: self._report_boot_failure(stage, captured))
 
     def _report_boot_failure(self, stage: str, captured: bytes) -> None:

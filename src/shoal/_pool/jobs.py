@@ -188,7 +188,7 @@ class MapJob(Job):
         for index, item in enumerate(items, span.start):
             try:
                 packed = codec.pack(item, buffers, ("the argument of", self.record.fn), main_is_lost=self.main_is_lost)
-            except Exception as error:
+            except BaseException as error:
                 raise PackFailed(index, error) from error
             payloads.append(packed)
         return payloads

@@ -67,7 +67,9 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
         if main_is_lost and b"__main__" in data:
             found.clear()
             data = _dumps(obj, keep_in_band, by_value=True)
-    except Exception as first:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as first:  # what `__reduce__` raises, SystemExit included, is that object's failure
         found.clear()
         data = _by_value(obj, keep_in_band, what, first)
     if len(data) < LARGE_BYTES:
@@ -80,10 +82,12 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
     return None, len(buffers) - len(found) - 1, len(found) + 1
 
 
-def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What, first: Exception) -> bytes:
+def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What, first: BaseException) -> bytes:
     try:
         return _dumps(obj, keep, by_value=True)
-    except Exception as second:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as second:
         refusal = first if isinstance(first, _REFUSALS) else second
         raise refused(obj, what, refusal) from first
 
@@ -124,7 +128,7 @@ def pack_plain(items: Any) -> bytes | None:
     spotter = _Spotter(out, 5)
     try:
         spotter.dump(items)
-    except Exception:
+    except BaseException:  # whatever it was, packing one by one finds whose
         return None
     return out.getvalue() if spotter.plain else None
 
@@ -205,7 +209,7 @@ def refused(obj: Any, what: What, error: BaseException) -> Exception:
 def _picklable(obj: Any) -> bool:
     try:
         _dumps(obj, None, by_value=True)
-    except Exception:
+    except BaseException:
         return False
     return True
 

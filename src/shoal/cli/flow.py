@@ -19,13 +19,17 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
+
+#: `stop` waits for results that are on their way until none has come for the first, at most for the second. Seconds.
+GRACE_S = 0.05
+GRACE_LIMIT_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +106,26 @@ class Flow:
         """Give up the rest: return the outcomes that are settled, in order, and cancel everything else."""
         self._stopping = True
         self._slots.release()
+        # A worker may hold back a result for a moment to send it with the next: what it has computed is done.
+        end = time.monotonic() + GRACE_LIMIT_S
+        while (left_s := end - time.monotonic()) > 0 and self._keep_next(min(left_s, GRACE_S)):
+            pass
         for future in list(self._live.values()):
             future.cancel()
-        with contextlib.suppress(Empty):
-            while True:
-                event = self._events.get_nowait()
-                if isinstance(event, tuple) and not event[2].cancelled():
-                    outcome = self._outcome(event)
-                    self._early[outcome.index] = outcome
+        while self._keep_next(0):
+            pass
         return [self._early.pop(index) for index in sorted(self._early)]
+
+    def _keep_next(self, wait_s: float) -> bool:
+        """Keep the next outcome for `stop`; return whether there was an event within `wait_s`."""
+        try:
+            event = self._events.get(timeout=wait_s) if wait_s else self._events.get_nowait()
+        except Empty:
+            return False
+        if isinstance(event, tuple) and not event[2].cancelled():
+            outcome = self._outcome(event)
+            self._early[outcome.index] = outcome
+        return True
 
     def _take(self, event: _Settled) -> Iterator[Outcome]:
         outcome = self._outcome(event)

@@ -143,7 +143,13 @@ class _Run:
         self.tally = Tally(collected.total)
         self.failures = Failures(_tracebacks_path(options.output))
         screen = options.output in {None, "-"} and os.isatty(results)
-        self.display = progress.choose(options.progress, self.tally, lambda: self.pool.workers, results_here=screen)
+        self.display = progress.choose(
+            options.progress,
+            self.tally,
+            lambda: self.pool.workers,
+            results_here=screen,
+            typing=inputs.reads_terminal(options.inputs),
+        )
         self.writer = output.open_writer(options.output, results, self.notice, self.display.show)
         self.pool = _make_pool(options, collected.total)
         window = WINDOW_PER_WORKER * self.pool._max_workers

@@ -82,7 +82,8 @@ def progress_line(tally: Tally, pace: Pace) -> str:
     else:
         share = 100 * tally.settled // tally.total if tally.total else 100
         parts = [f"{tally.settled:,} of {tally.total:,} ({share} %)"]
-    parts.append(rate_text(rate))
+    if rate:
+        parts.append(rate_text(rate))
     if left := pace.left(rate):
         parts.append(f"{left} left")
     if tally.failed:
@@ -194,7 +195,8 @@ class _Frame:
             cells.append(Text(f"{tally.settled:,}/{total:,}", style="bold"))
             cells.append(ProgressBar(total or 1, tally.settled if total else 1, width=max(8, min(40, width - 50))))
             cells.append(Text(f"{100 * tally.settled // total if total else 100:3d} %"))
-        cells.append(Text(rate_text(rate), style="cyan"))
+        if rate:
+            cells.append(Text(rate_text(rate), style="cyan"))
         cells.append(Text(f"{left} left" if left else duration(tally.elapsed_s)))
         if tally.failed:
             cells.append(Text(f"{tally.failed:,} failed", style="bold red"))
@@ -223,12 +225,13 @@ def _worker_lines(workers: Sequence[WorkerInfo], width: int, room: int) -> Itera
 def worker_line(worker: WorkerInfo, width: int) -> str:
     """Return ``  pid 4711   12.3 s  parse('a.py')``, cut to `width`."""
     seconds = f"{worker.running_s:6.1f} s" if worker.running_s is not None else " " * 8
-    start = f"  pid {worker.pid:<7} {seconds}  "
+    name = f"pid {worker.pid}" if worker.pid else "new"  # it has no pid until it has started
+    start = f"  {name:<11} {seconds}  "
     text = worker.task or worker.state
     return start + shortened(text, width - len(start) - 1, keep_end=True)
 
 
-def choose(wanted: bool | None, tally: Tally, workers: Workers, *, results_here: bool) -> Display:
+def choose(wanted: bool | None, tally: Tally, workers: Workers, *, results_here: bool, typing: bool = False) -> Display:
     """Return the display for this standard error.
 
     Args:
@@ -236,9 +239,10 @@ def choose(wanted: bool | None, tally: Tally, workers: Workers, *, results_here:
         tally: What the run counts in.
         workers: Gives the workers as they are now.
         results_here: Whether results are printed on the same terminal.
+        typing: Whether somebody types the inputs there; a display would draw over them.
     """
     terminal = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "")
-    if wanted is False or (wanted is None and not terminal):
+    if wanted is False or (wanted is None and (typing or not terminal)):
         return Quiet()
     return Live(tally, workers, results_here=results_here) if terminal else Lines(tally)
 

@@ -216,8 +216,8 @@ def summary(tally: Tally, statistics: PoolStatistics, *, wall_s: float, ended: s
     if ended is not None:
         left = f"{tally.total - tally.settled:,} not done" if tally.total is not None else "stopped early"
         counts.append(f"{left} ({ended})")
-    rate = tally.settled / wall_s if wall_s else 0.0
-    yield f"{', '.join(counts)} in {duration(wall_s)} ({rate_text(rate)})"
+    pace = f" ({rate_text(tally.settled / wall_s)})" if tally.settled and wall_s else ""
+    yield f"{', '.join(counts)} in {duration(wall_s)}{pace}"
     cpu_s = statistics.cpu_s
     if cpu_s is not None and wall_s > 0:
         gain = f", {cpu_s / wall_s:.1f} times one core" if cpu_s >= 0.1 else ""
