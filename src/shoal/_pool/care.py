@@ -21,6 +21,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from shoal._memory.page import COMMITTED, DONE
 from shoal._os import processes
 from shoal._pool import autopsy
 from shoal._pool.core import Core
@@ -53,7 +54,7 @@ class Care:
         self._read_worker = read_worker
         self._aside: dict[tuple[int, int], tuple[Job, int]] = {}
         self._condemned: dict[int, Running] = {}  # worker -> (span, task) it is killed for
-        self._recalling = False
+        self._looking = False
 
     # --- deadlines ------------------------------------------------------------------------------
 
@@ -149,18 +150,28 @@ class Care:
     # --- work that sits with the busy -----------------------------------------------------------
 
     def look(self, pause_s: float = RECALL_S) -> None:
-        """If workers idle while others sit on unstarted work, ask for it back after a moment."""
-        if not self._recalling and self._core.dispatcher.to_recall():
-            self._recalling = True
-            self._core.after(pause_s, lambda: self._recall(pause_s))
+        """If a worker has more than one task, look at it in a moment: the first may be a long one."""
+        if not self._looking and self._core.dispatcher.loaded():
+            self._looking = True
+            self._core.after(pause_s, lambda: self._look_now(pause_s))
 
-    def _recall(self, pause_s: float) -> None:
-        self._recalling = False
-        for number in self._core.dispatcher.to_recall():
+    def _look_now(self, pause_s: float) -> None:
+        """Ask busy workers for unstarted work if others idle, and for finished results they have not sent."""
+        self._looking = False
+        idle = self._core.dispatcher.idle and not self._core.dispatcher.waiting
+        quiet = True
+        for number in self._core.dispatcher.loaded():
             worker = self._core.workers.get(number)
-            if worker is not None:
+            if worker is None or worker.state != "ready":
+                continue
+            done = worker.page.words[DONE]
+            still, worker.seen_done = done == worker.seen_done, done
+            quiet = quiet and still
+            if idle:
                 worker.recall()
-        self.look(min(2 * pause_s, _SLOWEST_S))
+            elif still and worker.page.words[COMMITTED]:
+                worker.flush()
+        self.look(min(2 * pause_s, _SLOWEST_S) if quiet else RECALL_S)
 
     # --- verdicts -------------------------------------------------------------------------------
 

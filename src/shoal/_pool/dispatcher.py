@@ -278,13 +278,15 @@ class Dispatcher:
         span = slot.in_flight.get(span_id) if slot else None
         if slot is None or span is None or not span.start <= first < span.stop:
             return
-        tail = Span(span.job, first, span.stop)
-        span.stop = first
-        slot.held_s -= len(tail) * span.cost_s
+        slot.held_s -= (span.stop - first) * span.cost_s
         if slot.allowance is not None:
-            slot.allowance += len(tail)
-        if not len(span):
+            slot.allowance += span.stop - first
+        if first == span.start:
             del slot.in_flight[span_id]
+            tail = span  # the same object: a task knows its span
+        else:
+            tail = Span(span.job, first, span.stop)
+            span.stop = first
         self._put_back(tail)
         self._settle_slot(slot)
 
@@ -302,14 +304,12 @@ class Dispatcher:
         """Return the workers that have done all they may and owe nothing."""
         return [slot.number for slot in self._slots.values() if slot.retiring and not slot.in_flight]
 
-    def to_recall(self) -> list[int]:
-        """Return the workers that sit on unstarted work while others idle."""
-        if self.waiting or not self._idle:
-            return []
+    def loaded(self) -> list[int]:
+        """Return the workers that hold more than one task."""
         return [
             slot.number
             for slot in self._slots.values()
-            if slot.in_flight and sum(len(span) for span in slot.in_flight.values()) > 1
+            if len(slot.in_flight) > 1 or any(span.stop - span.start > 1 for span in slot.in_flight.values())
         ]
 
     # --- giving up ------------------------------------------------------------------------------
@@ -332,18 +332,21 @@ class Dispatcher:
     def take_waiting(self) -> list[tuple[Job, int, int]]:
         """Remove and return everything that waits, as (job, start, stop)."""
         taken = [(span.job, span.start, span.stop) for span in self._backlog if not span.dropped]
+        for span in self._backlog:
+            span.dropped = True
         self._backlog.clear()
         self.waiting = 0
         return taken
 
-    def cut(self, number: int, span_id: int, index: int) -> None:
-        """Take the last task, `index`, off a span: it cannot be sent, so the caller settles it."""
+    def cut(self, number: int, span_id: int, index: int) -> bool:
+        """Take the last task, `index`, off a span: it cannot be sent. True if the caller is to settle it."""
         slot = self._slots.get(number)
         span = slot.in_flight.get(span_id) if slot else None
         if slot is None or span is None or span.stop != index + 1:
-            return
+            return False
         span.stop = index
         slot.held_s -= span.cost_s
         if span.start == span.stop:
             del slot.in_flight[span_id]
         self._settle_slot(slot)
+        return True

@@ -52,8 +52,6 @@ BURST_OVER_S = 1e-3
 #: A waiting caller looks this long before it sleeps: waking up costs more.
 SPIN_S = 50e-6
 
-Hand = tuple[int, Span]
-
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -107,19 +105,19 @@ class Engine:
     def submit(self, task: Task) -> None:
         """Queue a task and send what can be sent. Any thread."""
         core = self.core
-        hands: list[Hand] = []
+        handed: list[WorkerHandle] = []
         try:
             with core.lock:
                 self._check_open()
                 core.counters.submitted += 1
                 task.span = core.dispatcher.add(task, 0, 1)
                 if core.dispatcher.idle:  # who is busy gets more when it reports, several tasks to a frame
-                    hands = core.dispatcher.assign()
+                    handed = self._hand_out()
                 self.fleet.keep_strength()
-            if hands:
-                self._send(hands)
+            for worker in handed:
+                self._send_to(worker)
         except (KeyboardInterrupt, SystemExit):
-            self._distrust(hands)
+            self._distrust(handed)
             raise
         now = time.monotonic()
         if now - self._submitted < BURST_S:
@@ -145,18 +143,19 @@ class Engine:
 
     def submit_many(self, job: Job, start: int, stop: int) -> None:
         """Queue tasks `start..stop` of a job. Any thread."""
-        hands: list[Hand] = []
+        handed: list[WorkerHandle] = []
         try:
             with self.core.lock:
                 self._check_open()
                 self.core.counters.submitted += stop - start
                 self.core.dispatcher.add(job, start, stop)
-                hands = self.core.dispatcher.assign()
+                handed = self._hand_out()
                 self.fleet.keep_strength()
             with interrupts.deferred():  # pickling items takes its time
-                self._send(hands)
+                for worker in handed:
+                    self._send_to(worker)
         except (KeyboardInterrupt, SystemExit):
-            self._distrust(hands)
+            self._distrust(handed)
             raise
 
     def _check_open(self) -> None:
@@ -167,41 +166,54 @@ class Engine:
         if self.core.closing:
             raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")
 
-    def _distrust(self, hands: Sequence[Hand]) -> None:
+    def _distrust(self, handed: Sequence[WorkerHandle]) -> None:
         """A signal hit us between handing over and sending (N2): those workers start over."""
-        for number, _ in hands:
-            worker = self.core.workers.get(number)
-            if worker is not None:
-                worker.kill("it was interrupted while it was handed work")
+        for worker in handed:
+            worker.kill("it was interrupted while it was handed work")
 
-    def _send(self, hands: Sequence[Hand]) -> None:
-        """Encode and send what was handed over. Runs pickling of map items, so without the lock."""
-        by_worker: dict[int, list[Span]] = {}
-        for number, span in hands:
-            by_worker.setdefault(number, []).append(span)
-        for number, spans in by_worker.items():
-            worker = self.core.workers.get(number)
-            if worker is not None:
-                self._send_to(worker, spans)
+    def _hand_out(self) -> list[WorkerHandle]:
+        """Give work to whoever can take some, with the lock held; returns whom to call `_send_to` for."""
+        dispatcher, workers = self.core.dispatcher, self.core.workers
+        handed: dict[int, WorkerHandle] = {}
+        for number, span in dispatcher.assign():
+            worker = handed[number] = workers[number]
+            worker.unsent.append(span)
+            if dispatcher.spans_with(number) == len(worker.unsent):  # it was idle: its time begins now
+                worker.heard_ns = time.monotonic_ns()
+        return list(handed.values())
 
-    def _send_to(self, worker: WorkerHandle, spans: list[Span]) -> None:
+    def _send_to(self, worker: WorkerHandle) -> None:
+        """Encode and send what was handed to a worker, in order. Pickles map items, so without the lock.
+
+        One thread at a time does so for one worker; another that comes meanwhile leaves its spans to it. So frames
+        are sent in the order of the dispatcher, and a function before its first task.
+        """
+        while worker.unsent:
+            if not worker.sending.acquire(blocking=False):
+                return  # whoever has it looks at `unsent` again after releasing it
+            try:
+                spans = []
+                while worker.unsent:
+                    spans.append(worker.unsent.popleft())
+                self._send_spans(worker, spans)
+            finally:
+                worker.sending.release()
+
+    def _send_spans(self, worker: WorkerHandle, spans: list[Span]) -> None:
         messages: list[m.Message] = []
         buffers: list[Buffer] = []
-        known = worker.known
         for span in spans:
-            job: Job = span.job
-            record = job.record
-            if record.id not in known:
-                self._introduce(worker, record, messages, buffers)
-            try:
-                messages += job.messages(span, buffers)
-            except PackFailed as failed:
-                self._unpackable(worker, span, failed)
-                if span.start < span.stop:
-                    messages += job.messages(span, buffers)
+            if span.job.record.id not in worker.known:
+                self._introduce(worker, span.job.record, messages, buffers)
+            while span.start < span.stop:
+                try:
+                    messages += span.job.messages(span, buffers)
+                except PackFailed as failed:
+                    if not self._unpackable(worker, span, failed):
+                        break
+                else:
+                    break
         if messages:
-            if not worker.heard_ns or len(spans) == self.core.dispatcher.spans_with(worker.number):
-                worker.heard_ns = time.monotonic_ns()
             if worker.to_forget:
                 messages += [(m.FORGET, number) for number in worker.to_forget]
                 worker.to_forget = set()
@@ -215,17 +227,22 @@ class Engine:
     ) -> None:
         messages.append((m.FUNCTION, record.id, codec.shifted(record.payload, record.buffers, buffers)))
         worker.known.add(record.id)
+        worker.to_forget.discard(record.id)
 
-    def _unpackable(self, worker: WorkerHandle, span: Span, failed: PackFailed) -> None:
-        """One item of a span cannot be sent: it fails, those after it go back, those before it go on."""
-        job: Job = span.job
+    def _unpackable(self, worker: WorkerHandle, span: Span, failed: PackFailed) -> bool:
+        """One item of a span cannot be sent: it fails, those after it go back, those before it go on.
+
+        False if the worker has died meanwhile, and the span has gone elsewhere.
+        """
         with self.core.lock:
             self.core.dispatcher.handed_back(worker.number, span.id, failed.index + 1)
-            self.core.dispatcher.cut(worker.number, span.id, failed.index)
-            self.core.counters.failed += 1
-            self._asked.append(lambda: None)
-        job.fail(failed.index, failed.error)
+            ours = self.core.dispatcher.cut(worker.number, span.id, failed.index)
+            if ours:
+                self.core.counters.failed += 1
+        if ours:
+            span.job.fail(failed.index, failed.error)
         self.core.poller.wake()
+        return ours
 
     # --- the role -------------------------------------------------------------------------------
 
@@ -304,7 +321,7 @@ class Engine:
                     finally:
                         self._role_owner = 0
                         self._role.release()
-                elif not (self.closed.is_set() or self._callbacks):
+                elif not (self.closed.is_set() or self._callbacks or self._burst):
                     core.poller.sleep(None)  # whoever has the role wakes us when leaving
             self._call_back()
         with self._role:
@@ -338,11 +355,11 @@ class Engine:
             asked, self._asked = self._asked, []
             for action in asked:
                 action()
-            hands = core.dispatcher.assign()
+            handed = self._hand_out()
             self._tidy()
             later, core.later = core.later, []
-        if hands:
-            self._send(hands)
+        for worker in handed:
+            self._send_to(worker)
         for work in later:
             try:
                 work()

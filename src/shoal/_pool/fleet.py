@@ -38,6 +38,8 @@ STATUS_WAIT_S = 1.0
 STOP_GRACE_S = 5.0
 #: A worker that closed its socket and lives on gets this long to end by itself.
 _EOF_GRACE_S = 0.1
+#: How often a worker that is starting is looked at.
+START_LOOK_S = 1.0
 #: Deaths before READY, one after the other, after which we stop trying.
 START_TRIES = 3
 #: A pool at full strength makes its spare after this time, so that short-lived pools do not pay for one.
@@ -120,13 +122,30 @@ class Fleet:
     def _enlist(self) -> bool:
         """Bring one more worker to work: the spare one, or a new one."""
         spare = next((one for one in self._core.workers.values() if one.state == "spare"), None)
+        if spare is not None and _stopped(spare):
+            self.stop(spare)
+            spare = None
         worker = spare or self._start()
         if worker is None:
             return False
         worker.state = "starting"
+        self._core.after(START_LOOK_S, lambda: self._look_at(worker, stopped=False))
         message, buffers = self._boot_message(worker)
         worker.send(encode([message], buffers))
         return True
+
+    def _look_at(self, worker: WorkerHandle, *, stopped: bool) -> None:
+        """A worker that is starting and found stopped (SIGSTOP) at two looks in a row is killed and replaced.
+
+        Two looks, so that a batch system that stops and continues a whole job does no harm.
+        """
+        if worker.state != "starting":
+            return
+        found = _stopped(worker)
+        if found and stopped:
+            worker.kill("it was stopped while it started")
+        else:
+            self._core.after(START_LOOK_S, lambda: self._look_at(worker, stopped=found))
 
     def _start(self) -> WorkerHandle | None:
         """Have a process made. Returns its handle, or None after saying why not."""
@@ -336,7 +355,7 @@ class Fleet:
     def stop(self, worker: WorkerHandle) -> None:
         """Ask a worker to leave; kill it if it does not."""
         self.full = False
-        if worker.state in ("spare", "starting"):  # nothing of the user's is lost
+        if worker.state in ("spare", "starting") or _stopped(worker):  # nothing of the user's is lost
             worker.state = "stopping"
             worker.kill("the pool ends")
             return
@@ -369,6 +388,11 @@ class Fleet:
                 worker.close_theirs()
         if self._launcher is not None:
             self._launcher.close()
+
+
+def _stopped(worker: WorkerHandle) -> bool:
+    # Not "t": that is a debugger at work.
+    return worker.pid is not None and processes.state_letter(worker.pid) == "T"
 
 
 def _ending(worker: WorkerHandle) -> str:

@@ -9,7 +9,7 @@ first asks for them: most futures are settled before anybody waits, and making b
 Invariants
     U1  The state is written before the condition is looked for, and a waiter makes the condition before it looks at
         the state; so whoever comes second sees the other, and no wake-up is lost.
-    U2  The state leaves PENDING or RUNNING once, with the engine's lock held or by the one settling thread.
+    U2  Whoever claims the future first settles it; a cancel and a result cannot both win.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from shoal._pool.jobs import Task
 
 T = TypeVar("T")
+
+
+#: Who may settle a future.
+_SETTLE, _DROP = "settled", "dropped"
 
 
 class _Lazy:
@@ -105,16 +109,21 @@ class Future(concurrent.futures.Future[T]):
         task = self._task
         if task is None or not self._engine.cancel(task):
             return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
-        task.future = None
         self._drop()
-        return True
+        return self.cancelled()
+
+    def _claim(self, who: str) -> bool:
+        """Say whether `who` may settle this future: the first to ask. One step, so exactly one wins (U2)."""
+        return self.__dict__.setdefault("_claimed_by", who) is who
 
     def _drop(self) -> None:
-        """Become cancelled; the engine has given the task up."""
+        """Become cancelled, unless it was settled first; the engine has given the task up."""
+        if not self._claim(_DROP):
+            return
         self._task = None
-        self._state = CANCELLED
-        self._announce()
+        # At once, and not by way of CANCELLED: a waiter that came between the two would never be told (U1).
         self._state = CANCELLED_AND_NOTIFIED
+        self._announce()
 
     def done(self) -> bool:
         """Say whether the task has finished, failed or been cancelled."""
@@ -130,6 +139,8 @@ class Future(concurrent.futures.Future[T]):
         return self._state == RUNNING or (task is not None and self._engine.is_running(task))
 
     def _settle(self, value: Any, error: BaseException | None) -> None:
+        if not self._claim(_SETTLE):
+            return
         self._task = None
         if error is None:
             self._result = value
@@ -147,7 +158,7 @@ class Future(concurrent.futures.Future[T]):
         if condition is not None:
             with condition:
                 for waiter in made.get("_waiters", ()):
-                    if self._state == CANCELLED:
+                    if self._state == CANCELLED_AND_NOTIFIED:
                         waiter.add_cancelled(self)
                     elif self._exception is not None:
                         waiter.add_exception(self)

@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -291,8 +292,9 @@ class StreamJob(MapJob):
 
 def _note(job: MapJob, index: int, error: BaseException) -> None:
     """Write on an error which task it belongs to. One that many tasks share says so for the first."""
-    if not any(note.startswith("in task ") for note in getattr(error, "__notes__", ())):
-        error.add_note(f"in task {index} of the map: {job.label(index)}")
+    with contextlib.suppress(Exception):  # a class may refuse attributes; the note is not worth an error
+        if not any(note.startswith("in task ") for note in getattr(error, "__notes__", ())):
+            error.add_note(f"in task {index} of the map: {job.label(index)}")
 
 
 def describe_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -15,15 +15,19 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shoal._memory.page import FAULT_OFFSET, Page
 from shoal._os import descriptors, memory, processes
 from shoal._pool.output import OutputTail
 from shoal._wire.frames import Buffer, FrameReader
-from shoal._wire.messages import RECALL
+from shoal._wire.messages import FLUSH, RECALL
+
+if TYPE_CHECKING:
+    from shoal._pool.dispatcher import Span
 
 State = Literal["spare", "starting", "ready", "stopping", "dead"]
 
@@ -37,8 +41,11 @@ class WorkerHandle:
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.status: processes.ExitStatus | None = None
+        self.seen_done = -1  # tasks done at the last look at it
         self.known: set[int] = set()
         self.to_forget: set[int] = set()
+        self.unsent: deque[Span] = deque()  # handed over, to be encoded and sent; appended with the engine's lock held
+        self.sending = threading.Lock()  # whoever has it encodes and sends; never waited for
         self.heard_ns = 0  # when it last said something, or was handed work while idle
         self.doomed: str | None = None  # why we killed it, if we did
         self.watched = False  # a deadline check is pending
@@ -115,6 +122,7 @@ class WorkerHandle:
         """Send more of what was kept; True when nothing is left."""
         with self._lock:
             self._drain()
+            self.heard_ns = time.monotonic_ns()  # it reads: what is being sent to it is not late
             return not self._outbox
 
     def _drain(self) -> None:
@@ -139,6 +147,11 @@ class WorkerHandle:
         """Ask for finished results and unstarted work."""
         with contextlib.suppress(OSError):
             self.control.send(RECALL, socket.MSG_DONTWAIT)
+
+    def flush(self) -> None:
+        """Ask for finished results."""
+        with contextlib.suppress(OSError):
+            self.control.send(FLUSH, socket.MSG_DONTWAIT)
 
     def signal(self, signum: int) -> bool:
         """Send a signal; False if the process is gone or was never known."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -107,14 +108,16 @@ def unpack(payload: Payload, buffers: Sequence[Buffer]) -> Any:
 _PLAIN_REDUCED = frozenset({range, slice, complex})
 
 
-class _Spotter(pickle.Pickler):
-    """A pickler that notices whether anything but plain built-in data went through it."""
+class _NotPlain(Exception):
+    pass
 
-    plain = True
+
+class _Spotter(pickle.Pickler):
+    """A pickler that stops at the first thing that is not plain built-in data, before any code of it runs."""
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) not in _PLAIN_REDUCED and not (type(obj) is type and obj in _PLAIN_REDUCED):
-            self.plain = False
+            raise _NotPlain
         return NotImplemented
 
 
@@ -125,12 +128,11 @@ def pack_plain(items: Any) -> bytes | None:
     which lets the other end tell which one explodes.
     """
     out = io.BytesIO()
-    spotter = _Spotter(out, 5)
     try:
-        spotter.dump(items)
-    except BaseException:  # whatever it was, packing one by one finds whose
+        _Spotter(out, 5).dump(items)
+    except Exception:  # not plain, or too deep: packing one by one finds whose
         return None
-    return out.getvalue() if spotter.plain else None
+    return out.getvalue()
 
 
 def pack_function(fn: Callable[..., Any], buffers: list[Buffer], *, by_value: bool) -> Payload:
@@ -196,8 +198,11 @@ def refused(obj: Any, what: What, error: BaseException) -> Exception:
     """Build the `NotPicklable` that names the culprit inside `obj`."""
     from shoal.errors import NotPicklable
 
-    path, culprit = _find_culprit(obj)
-    said = str(error).splitlines()[0] if str(error) else ""
+    try:
+        path, culprit = _find_culprit(obj)
+        said = str(error).partition("\n")[0]
+    except Exception:  # its attributes, or the error's text, have code of their own
+        path, culprit, said = "", obj, ""
     if isinstance(error, RecursionError):
         said = "it is nested too deeply for pickle"
         culprit, path = obj, ""
@@ -217,14 +222,20 @@ def _picklable(obj: Any) -> bool:
 def _find_culprit(obj: Any, limit: int = 20) -> tuple[str, Any]:
     """Walk towards the smallest part that cannot be pickled; returns (path, part)."""
     path = ""
+    seen = {id(obj)}
     for _ in range(limit):
         for step, part in _parts(obj):
-            if not _picklable(part):
+            if id(part) not in seen and not _picklable(part):
+                seen.add(id(part))
                 path, obj = path + step, part
                 break
         else:
             return path, obj
     return path, obj
+
+
+#: A captured variable that has no value yet.
+_EMPTY_CELL = types.CellType()
 
 
 def _parts(obj: Any) -> Iterable[tuple[str, Any]]:
@@ -237,7 +248,8 @@ def _parts(obj: Any) -> Iterable[tuple[str, Any]]:
     closure = getattr(obj, "__closure__", None)
     if closure:
         names = obj.__code__.co_freevars
-        return [(f" (captured {name!r})", cell.cell_contents) for name, cell in zip(names, closure, strict=False)]
+        cells = zip(names, closure, strict=False)
+        return [(f" (captured {name!r})", cell.cell_contents) for name, cell in cells if cell != _EMPTY_CELL]
     if hasattr(obj, "func") and hasattr(obj, "args") and hasattr(obj, "keywords"):
         return [(".func", obj.func), (".args", obj.args), (".keywords", obj.keywords)]
     if hasattr(obj, "__self__") and not isinstance(obj.__self__, type) and callable(obj):

@@ -68,7 +68,7 @@ class FrameReader:
         Raises:
             BlockingIOError: The socket (or `flags`) does not block, and nothing is there.
         """
-        if self._messages is not None and not self._pending:
+        if self._messages is not None and not self._pending and self._filled < len(self._buffers[self._arriving]):
             target = memoryview(self._buffers[self._arriving])[self._filled :]
             target_size = target.nbytes
             count = sock.recv_into(target, 0, flags)

@@ -17,6 +17,7 @@ To the worker, on the data socket
 
 To the worker, on the control socket (read by its watcher thread)
     one byte RECALL                                   send finished results, hand back what is unstarted
+    one byte FLUSH                                    send finished results
 
 From the worker, on the data socket
     (READY, pid)                                      booted, initializer done
@@ -47,7 +48,8 @@ FAILED: Final = 24
 UNKNOWN: Final = 25
 HANDBACK: Final = 26
 
-#: The one byte of the control socket.
+#: The bytes of the control socket.
 RECALL: Final = b"r"
+FLUSH: Final = b"f"
 
 Message = tuple[Any, ...]

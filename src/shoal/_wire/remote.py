@@ -37,12 +37,12 @@ def capture(error: BaseException, label: str) -> bytes:
 def _pickle(error: Exception) -> tuple[bytes | None, str]:
     try:
         data = _dumps(error)
-    except Exception as problem:
+    except BaseException as problem:
         return None, f"the task raised an exception that cannot be pickled ({_said(problem)})"
     try:
         # Many classes pickle well and cannot be rebuilt; here it costs nothing to find out.
         pickle.loads(data)
-    except Exception as problem:
+    except BaseException as problem:
         return None, f"the task raised an exception that cannot be rebuilt ({_said(problem)})"
     return data, ""
 
@@ -52,7 +52,7 @@ def _dumps(error: Exception) -> bytes:
     # and the remote traceback text tells both.
     try:
         return pickle.dumps(error, 5)
-    except Exception:
+    except BaseException:
         import cloudpickle
 
         return bytes(cloudpickle.dumps(error, 5))
@@ -66,11 +66,12 @@ def rebuild(data: bytes) -> BaseException:
     if pickled is not None:
         try:
             error = pickle.loads(pickled)
-        except Exception as problem:
+        except BaseException as problem:
             why = f"the task raised an exception that cannot be rebuilt here ({_said(problem)})"
         else:
             if isinstance(error, Exception):
-                error.__cause__ = RemoteTraceback(text)
+                # Past the class's own __setattr__: a frozen dataclass would refuse.
+                BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
                 return error
             why = "the task raised an exception that was rebuilt as something else"
     remote = RemoteError(type_name=name, message=message, traceback_text=text, why=why)
@@ -86,14 +87,14 @@ def _type_name(error: BaseException) -> str:
 def _message(error: BaseException) -> str:
     try:
         return str(error)[:_MESSAGE_LIMIT]
-    except Exception as problem:
+    except BaseException as problem:
         return f"<its text cannot be had: {_said(problem)}>"
 
 
 def _said(problem: BaseException) -> str:
     try:
         return f"{type(problem).__name__}: {problem}"[:300]
-    except Exception:
+    except BaseException:
         return type(problem).__name__
 
 
@@ -106,5 +107,5 @@ def _format(error: BaseException) -> str:
         while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("shoal._worker"):
             trace = trace.tb_next
         return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception as problem:
+    except BaseException as problem:
         return f"{_type_name(error)} (its traceback cannot be formatted: {_said(problem)})"

@@ -148,9 +148,13 @@ def _watch(control: int, worker: Worker) -> None:
     def watch() -> None:
         while True:
             try:
-                if not sock.recv(16):
+                asked = sock.recv(16)
+                if not asked:
                     break
-                worker.recall()
+                if m.RECALL in asked:
+                    worker.recall()
+                else:
+                    worker.reporter.flush()
             except OSError:
                 break
         # The pool is gone, without a word. What the task started goes with us.
