@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from shoal._memory.page import STAGE
 from shoal._os import cpus, processes
 from shoal._pool import launcher as launchers
 from shoal._pool.core import Core
@@ -40,6 +41,8 @@ STOP_GRACE_S = 5.0
 _EOF_GRACE_S = 0.1
 #: How often a worker that is starting is looked at.
 START_LOOK_S = 1.0
+#: Looks after which a process that has not even begun is given up.
+STILLBORN_LOOKS = 5
 #: Deaths before READY, one after the other, after which we stop trying.
 START_TRIES = 3
 #: A pool at full strength makes its spare after this time, so that short-lived pools do not pay for one.
@@ -129,23 +132,27 @@ class Fleet:
         if worker is None:
             return False
         worker.state = "starting"
-        self._core.after(START_LOOK_S, lambda: self._look_at(worker, stopped=False))
+        self._core.after(START_LOOK_S, lambda: self._look_at(worker, looks=1, stopped=False))
         message, buffers = self._boot_message(worker)
         worker.send(encode([message], buffers))
         return True
 
-    def _look_at(self, worker: WorkerHandle, *, stopped: bool) -> None:
-        """A worker that is starting and found stopped (SIGSTOP) at two looks in a row is killed and replaced.
+    def _look_at(self, worker: WorkerHandle, *, looks: int, stopped: bool) -> None:
+        """See whether a worker that is starting still can.
 
-        Two looks, so that a batch system that stops and continues a whole job does no harm.
+        One found stopped (SIGSTOP) at two looks in a row is killed and replaced: two, so that a batch system that
+        stops and continues a whole job does no harm. So is one whose process exists and does nothing at all: a fork
+        of a program with threads may have inherited a lock that nobody will ever release.
         """
         if worker.state != "starting":
             return
         found = _stopped(worker)
         if found and stopped:
             worker.kill("it was stopped while it started")
+        elif looks >= STILLBORN_LOOKS and worker.pid is not None and not worker.page.words[STAGE]:
+            worker.kill("it never began")
         else:
-            self._core.after(START_LOOK_S, lambda: self._look_at(worker, stopped=found))
+            self._core.after(START_LOOK_S, lambda: self._look_at(worker, looks=looks + 1, stopped=found))
 
     def _start(self) -> WorkerHandle | None:
         """Have a process made. Returns its handle, or None after saying why not."""
@@ -383,9 +390,7 @@ class Fleet:
     def abandon(self) -> None:
         """In a forked child: close every descriptor, touch nothing else."""
         for worker in self._core.workers.values():
-            worker.close_ours()
-            if worker is not self._launching:  # that one we may have become
-                worker.close_theirs()
+            worker.abandon(keep_theirs=worker is self._launching)  # that one we may have become
         if self._launcher is not None:
             self._launcher.close()
 

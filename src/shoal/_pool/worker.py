@@ -173,6 +173,13 @@ class WorkerHandle:
         self.close_theirs()
         self.close_ours()
 
+    def abandon(self, *, keep_theirs: bool) -> None:
+        """In a forked child: close without waiting for a lock whose holder is not here."""
+        self._lock = threading.Lock()
+        self.close_ours()
+        if not keep_theirs:
+            self.close_theirs()
+
     def close_ours(self) -> None:
         """Close this program's ends."""
         with self._lock:
