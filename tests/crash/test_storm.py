@@ -1,0 +1,58 @@
+"""Workers die, or stop, in a hail: every result comes, is right, and comes once.
+
+Role: bounded versions of the storms of `storms.py`; `tests/stress` has the long ones. Owner: pytest.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.crash import storms
+
+#: Runs a task may have in a storm. One that kills three workers counts as poison, so tasks must be much shorter
+#: than the time between two deaths.
+RETRIES = 50
+#: How hard it blows. A process made by "spawn" needs some 0.1 s to come and to import this file for its first task;
+#: killed more often than that it would die three times with the same first task, which then counts as poison.
+BLOWS = {
+    "forkserver": {"count": 10_000, "task_s": 0.0002, "period_s": storms.PERIOD_S},
+    "fork": {"count": 10_000, "task_s": 0.0002, "period_s": storms.PERIOD_S},
+    "spawn": {"count": 2_000, "task_s": 0.001, "period_s": 10 * storms.PERIOD_S},
+}
+#: Fewer hits than this is no storm. Far below what to expect, because the machine may be fast.
+LEAST_HITS = 5
+
+
+@pytest.fixture
+def stormy(pool_factory):
+    return pool_factory(2, retries=RETRIES, backoff_s=0.001)
+
+
+def test_every_submitted_task_gives_its_result_once_while_workers_are_killed(stormy, start_method):
+    hits = storms.submit_through(stormy, **BLOWS[start_method])
+    assert hits >= LEAST_HITS
+    assert stormy.statistics().workers_lost > 0
+
+
+def test_every_mapped_item_gives_its_result_once_while_workers_are_killed(stormy, start_method):
+    blows = BLOWS[start_method]
+    assert storms.map_through(stormy, **(blows | {"count": blows["count"] // 4})) >= LEAST_HITS
+
+
+def test_errors_stay_with_their_items_while_workers_are_killed(stormy, start_method):
+    storms.map_with_failures_through(stormy, **(BLOWS[start_method] | {"count": 2_000}))
+
+
+def test_stopped_workers_cost_their_timeout_and_nothing_else(pool_factory):
+    """SIGSTOP instead of SIGKILL: only the clock of the running task can tell."""
+    pool = pool_factory(2, retries=RETRIES, backoff_s=0.001, timeout=0.05)
+    hits = storms.submit_through(pool, count=1_000, task_s=0.0002, period_s=storms.PERIOD_S, signum=signal.SIGSTOP)
+    assert hits > 2
+    assert pool.statistics().timeouts > 0
+
+
+def test_stopped_workers_do_not_hold_up_a_map(pool_factory):
+    pool = pool_factory(2, retries=RETRIES, backoff_s=0.001, timeout=0.05)
+    assert storms.map_through(pool, count=500, task_s=0.0002, period_s=storms.PERIOD_S, signum=signal.SIGSTOP) > 2
