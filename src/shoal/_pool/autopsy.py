@@ -32,10 +32,11 @@ class OomWatch:
         return grown
 
 
-def obituary(
-    worker: WorkerHandle, oom: OomWatch, task: str | None, attempt: int | None, attempts: int | None
-) -> Obituary:
-    """Build the obituary of a worker whose process is gone."""
+def obituary(worker: WorkerHandle, oom: OomWatch, *, attempt: int | None, attempts: int | None) -> Obituary:
+    """Build the obituary of a worker whose process is gone, all but the label of its task.
+
+    `attempt` and `attempts` are None if it had no task.
+    """
     status = worker.status
     code = status.code if status else None
     number = status.signal if status else None
@@ -53,10 +54,9 @@ def obituary(
         python_stack=python,
         native_stack=native,
         output_tail=worker.tail(),
-        task=task,
         attempt=attempt,
         attempts=attempts,
-        ran_s=(time.monotonic_ns() - running[2]) / 1e9 if running and task else None,
+        ran_s=(time.monotonic_ns() - running[2]) / 1e9 if running and attempt else None,
     )
 
 

@@ -40,6 +40,8 @@ TIMED_OUT = "its task ran longer than its timeout"
 GIVEN_UP = "its task was given up"
 
 Running = tuple[int, int]
+#: Makes the error of a culprit from its label and its worker's obituary.
+Sentence = Callable[[str, Obituary], BaseException]
 
 
 class Care:
@@ -182,31 +184,27 @@ class Care:
             return condemned
         return None if worker.doomed else announced
 
-    def sentence(
-        self, worker: WorkerHandle, job: Job, index: int, label: str, obituary: Obituary
-    ) -> BaseException | None:
-        """Return the error a culprit fails with, or None if it is tried again."""
+    def sentence(self, worker: WorkerHandle, job: Job, index: int) -> Sentence | None:
+        """Return what makes the error a culprit fails with, or None if it is tried again."""
         tries = job.tries(index)
-        attempts = 1 + job.options.retries
-        error: BaseException
+        attempt, attempts = tries.runs + 1, 1 + job.options.retries
+        timeout = job.options.timeout or 0.0
+        kind: type[BaseException] = WorkerDied
         if worker.doomed == TIMED_OUT:
             self._core.counters.timeouts += 1
-            error = TaskTimeout(
-                task=label,
-                timeout=job.options.timeout or 0.0,
-                attempt=tries.runs + 1,
-                attempts=attempts,
-                obituary=obituary,
-            )
+            kind = TaskTimeout
         else:
             tries.kills += 1
             if tries.kills >= POISON_KILLS:
-                return PoisonTask(obituary=obituary, kills=tries.kills)
-            error = WorkerDied(obituary=obituary)
+                return lambda _label, obituary: PoisonTask(obituary=obituary, kills=tries.kills)
         wanted = job.options.retry_on
-        if (wanted is None or isinstance(error, wanted)) and self.retry(job, index):
+        if (wanted is None or issubclass(kind, wanted)) and self.retry(job, index):
             return None
-        return error
+        if kind is WorkerDied:
+            return lambda _label, obituary: WorkerDied(obituary=obituary)
+        return lambda label, obituary: TaskTimeout(
+            task=label, timeout=timeout, attempt=attempt, attempts=attempts, obituary=obituary
+        )
 
     def retry(self, job: Job, index: int) -> bool:
         """Set a task aside for another run after a pause; False if it has had its runs."""

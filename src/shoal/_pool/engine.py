@@ -27,20 +27,19 @@ from concurrent.futures._base import LOGGER
 from typing import Any
 
 from shoal._os.interpreter import main_module
-from shoal._pool import autopsy, interrupts
+from shoal._pool import interrupts
 from shoal._pool.core import Core
-from shoal._pool.dispatcher import Span
-from shoal._pool.failures import start_error
+from shoal._pool.deaths import Deaths
 from shoal._pool.fleet import Fleet
-from shoal._pool.functions import FunctionBook, FunctionRecord
+from shoal._pool.functions import FunctionBook, boot_payload
 from shoal._pool.inbox import Inbox
-from shoal._pool.jobs import Job, PackFailed, Task
+from shoal._pool.jobs import Job, Task
+from shoal._pool.outbox import Outbox
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import PoolOptions
 from shoal._wire import codec
-from shoal._wire import messages as m
-from shoal._wire.frames import Buffer, encode
-from shoal.errors import Obituary, PoolClosed
+from shoal._wire.frames import Buffer
+from shoal.errors import PoolClosed
 
 #: Submits that follow each other within this time are a burst: the submitting thread reads for itself, because
 #: waking the background thread for each result would cost more than the result.
@@ -69,7 +68,6 @@ class Engine:
         self.functions = FunctionBook(main_is_lost=self.main_is_lost)
         self._role = threading.Lock()
         self._role_owner = 0
-        self._oom = autopsy.OomWatch()
         self._spins = (os.cpu_count() or 1) > 1
         self._asked: list[Callable[[], None]] = []  # for the pump, from any thread
         self._callbacks: deque[Callable[[], None]] = deque()
@@ -81,24 +79,23 @@ class Engine:
             self._boot_payload(options),
             self._worker_ready,
             lambda worker: self.inbox.read(worker),  # noqa: PLW0108 - the inbox is made after the fleet
-            self._worker_gone,
-            self._worker_buried,
-            self._hopeless,
+            lambda worker: self.deaths.gone(worker),  # noqa: PLW0108 - as above
+            lambda worker: self.deaths.buried(worker),  # noqa: PLW0108 - as above
+            lambda *why: self.deaths.hopeless(*why),  # noqa: PLW0108 - as above
         )
-        self.inbox = Inbox(self.core, self.functions, self.fleet, self._hopeless)
+        self.inbox = Inbox(self.core, self.functions, self.fleet, self.fleet.fail)
         self.care = self.inbox.care
-        self._culprits: dict[int, tuple[Job, int]] = {}  # worker -> whom its obituary goes to
+        self.outbox = Outbox(self.core, self.care)
+        self.deaths = Deaths(self.core, self.inbox)
         self._thread = threading.Thread(target=self._background, name="shoal-pool", daemon=True)
         _engines.add(self)
         self._thread.start()
 
     def _boot_payload(self, options: PoolOptions) -> tuple[codec.Payload, list[Buffer]] | None:
-        if options.initializer is None:
+        """Pickle the initializer and its arguments; a forked worker inherits them instead."""
+        if options.initializer is None or options.start_method == "fork":
             return None
-        buffers: list[Buffer] = []
-        call = (options.initializer, options.initargs)
-        packed = codec.pack(call, buffers, ("the initializer", options.initializer), main_is_lost=self.main_is_lost)
-        return packed, buffers
+        return boot_payload(options.initializer, options.initargs, by_value=self.main_is_lost)
 
     # --- work comes in --------------------------------------------------------------------------
 
@@ -112,24 +109,24 @@ class Engine:
                 core.counters.submitted += 1
                 task.span = core.dispatcher.add(task, 0, 1)
                 if core.dispatcher.idle:  # who is busy gets more when it reports, several tasks to a frame
-                    handed = self._hand_out()
+                    handed = self.outbox.hand_out()
                 self.fleet.keep_strength()
             for worker in handed:
-                self._send_to(worker)
+                self.outbox.send(worker)
         except (KeyboardInterrupt, SystemExit):
             self._distrust(handed)
             raise
-        now = time.monotonic()
-        if now - self._submitted < BURST_S:
-            self._in_burst(now)
+        now, before = time.monotonic(), self._submitted
         self._submitted = now
+        if now - before < BURST_S:
+            self._in_burst(now)
 
     def _in_burst(self, now: float) -> None:
         """Read now and then between submits."""
         if not self._burst:
-            self._burst = True
             self._read = now
             self.core.poller.mask()
+            self._burst = True  # after masking: the background thread unmasks whenever it finds this set for too long
             self.core.poller.nudge()
         elif now - self._read > BURST_READ_S and self._role.acquire(blocking=False):
             self._role_owner = threading.get_ident()
@@ -149,11 +146,11 @@ class Engine:
                 self._check_open()
                 self.core.counters.submitted += stop - start
                 self.core.dispatcher.add(job, start, stop)
-                handed = self._hand_out()
+                handed = self.outbox.hand_out()
                 self.fleet.keep_strength()
             with interrupts.deferred():  # pickling items takes its time
                 for worker in handed:
-                    self._send_to(worker)
+                    self.outbox.send(worker)
         except (KeyboardInterrupt, SystemExit):
             self._distrust(handed)
             raise
@@ -170,79 +167,6 @@ class Engine:
         """A signal hit us between handing over and sending (N2): those workers start over."""
         for worker in handed:
             worker.kill("it was interrupted while it was handed work")
-
-    def _hand_out(self) -> list[WorkerHandle]:
-        """Give work to whoever can take some, with the lock held; returns whom to call `_send_to` for."""
-        dispatcher, workers = self.core.dispatcher, self.core.workers
-        handed: dict[int, WorkerHandle] = {}
-        for number, span in dispatcher.assign():
-            worker = handed[number] = workers[number]
-            worker.unsent.append(span)
-            if dispatcher.spans_with(number) == len(worker.unsent):  # it was idle: its time begins now
-                worker.heard_ns = time.monotonic_ns()
-        return list(handed.values())
-
-    def _send_to(self, worker: WorkerHandle) -> None:
-        """Encode and send what was handed to a worker, in order. Pickles map items, so without the lock.
-
-        One thread at a time does so for one worker; another that comes meanwhile leaves its spans to it. So frames
-        are sent in the order of the dispatcher, and a function before its first task.
-        """
-        while worker.unsent:
-            if not worker.sending.acquire(blocking=False):
-                return  # whoever has it looks at `unsent` again after releasing it
-            try:
-                spans = []
-                while worker.unsent:
-                    spans.append(worker.unsent.popleft())
-                self._send_spans(worker, spans)
-            finally:
-                worker.sending.release()
-
-    def _send_spans(self, worker: WorkerHandle, spans: list[Span]) -> None:
-        messages: list[m.Message] = []
-        buffers: list[Buffer] = []
-        for span in spans:
-            if span.job.record.id not in worker.known:
-                self._introduce(worker, span.job.record, messages, buffers)
-            while span.start < span.stop:
-                try:
-                    messages += span.job.messages(span, buffers)
-                except PackFailed as failed:
-                    if not self._unpackable(worker, span, failed):
-                        break
-                else:
-                    break
-        if messages:
-            if worker.to_forget:
-                messages += [(m.FORGET, number) for number in worker.to_forget]
-                worker.to_forget = set()
-            worker.send(encode(messages, buffers))
-        if any(span.job.options.timeout is not None for span in spans):
-            with self.core.lock:
-                self.care.watch(worker)
-
-    def _introduce(
-        self, worker: WorkerHandle, record: FunctionRecord, messages: list[m.Message], buffers: list[Buffer]
-    ) -> None:
-        messages.append((m.FUNCTION, record.id, codec.shifted(record.payload, record.buffers, buffers)))
-        worker.known.add(record.id)
-        worker.to_forget.discard(record.id)
-
-    def _unpackable(self, worker: WorkerHandle, span: Span, failed: PackFailed) -> bool:
-        """One item of a span cannot be sent: it fails, those after it go back, those before it go on.
-
-        False if the worker has died meanwhile, and the span has gone elsewhere.
-        """
-        with self.core.lock:
-            self.core.dispatcher.handed_back(worker.number, span.id, failed.index + 1)
-            ours = self.core.dispatcher.cut(worker.number, span.id, failed.index)
-            if ours:
-                self.core.counters.failed += 1
-        if ours:
-            span.job.fail(failed.index, failed.error)
-        self.core.poller.wake()
-        return ours
 
     # --- the role -------------------------------------------------------------------------------
 
@@ -313,6 +237,8 @@ class Engine:
                 with core.lock:
                     wait_s = core.timers.wait_s()
                 core.poller.sleep(wait_s)
+                if self._in_burst_now():
+                    continue
                 if self._role.acquire(blocking=False):
                     self._role_owner = threading.get_ident()
                     try:
@@ -322,11 +248,14 @@ class Engine:
                         self._role_owner = 0
                         self._role.release()
                 elif not (self.closed.is_set() or self._callbacks or self._burst):
-                    core.poller.sleep(None)  # whoever has the role wakes us when leaving
+                    core.poller.sleep(1.0)  # whoever has the role unmasks when leaving; the limit is a backstop
             self._call_back()
         with self._role:
             core.poller.close()
         self._call_back()
+
+    def _in_burst_now(self) -> bool:
+        return self._burst  # asked again because another thread may have changed it
 
     def call_later(self, callback: Callable[[], None]) -> None:
         """Have the background thread call `callback`. Any thread."""
@@ -355,11 +284,11 @@ class Engine:
             asked, self._asked = self._asked, []
             for action in asked:
                 action()
-            handed = self._hand_out()
+            handed = self.outbox.hand_out()
             self._tidy()
             later, core.later = core.later, []
         for worker in handed:
-            self._send_to(worker)
+            self.outbox.send(worker)
         for work in later:
             try:
                 work()
@@ -388,69 +317,8 @@ class Engine:
                 worker.known -= gone
                 worker.to_forget |= gone
 
-    # --- deaths ---------------------------------------------------------------------------------
-
     def _worker_ready(self, worker: WorkerHandle) -> None:
         self.core.dispatcher.worker_ready(worker.number)
-
-    def _worker_gone(self, worker: WorkerHandle) -> None:
-        """A worker's process ended and its socket is read empty: settle what it owed."""
-        for message in worker.page.journal():
-            if message[0] in (m.DONE, m.PART, m.FAILED):
-                self.inbox.heard(worker, message, [])
-        running = worker.page.running()
-        announced = (running[0], running[1]) if running else None
-        owed = self.core.dispatcher.in_flight(worker.number)
-        culprit = self.core.dispatcher.worker_gone(worker.number, self.care.verdict(worker, announced))
-        if culprit is not None:
-            owed -= 1
-            self._culprits[worker.number] = culprit
-        self.core.counters.requeued += owed
-
-    def _worker_buried(self, worker: WorkerHandle) -> None:
-        """The exit status is there, or will never be: tell whoever waits for it."""
-        culprit = self._culprits.pop(worker.number, None)
-        if culprit is not None:
-            self._blame(worker, *culprit)
-        elif worker.doomed is None and worker.tasks_done >= 0 and worker.status is not None:
-            self._note_death(autopsy.obituary(worker, self._oom, None, None, None), worker)
-
-    def _note_death(self, obituary: Obituary, worker: WorkerHandle) -> None:
-        if worker.status is not None and worker.status.code == 0:
-            return
-        deaths = self.core.counters.deaths
-        deaths.append(obituary)
-        del deaths[:-100]
-
-    def _blame(self, worker: WorkerHandle, job: Job, index: int) -> None:
-        """A task's worker died, by the task's fault or by ours for its sake."""
-        tries = job.tries(index)
-        label = job.label(index)
-        attempts = 1 + job.options.retries
-        obituary = autopsy.obituary(worker, self._oom, label, tries.runs + 1, attempts)
-        self._note_death(obituary, worker)
-        if job.given_up:
-            return
-        error = self.care.sentence(worker, job, index, label, obituary)
-        if error is None:
-            return  # it is tried again
-        self.core.counters.failed += 1
-        self.core.later.append(lambda: job.fail(index, error))
-
-    def _hopeless(self, kind: str, reason: str, text: str | None) -> None:
-        """No worker can be had: everything that waits fails with why."""
-        error = start_error(kind, reason, text)
-        waiting = self.core.dispatcher.take_waiting()
-        waiting += self.care.take_set_aside()
-
-        def fail() -> None:
-            for job, start, stop in waiting:
-                for index in range(start, stop):
-                    self.core.counters.failed += 1
-                    job.fail(index, error)
-
-        self.core.later.append(fail)
-        self.core.poller.wake()
 
     # --- giving up ------------------------------------------------------------------------------
 
@@ -524,7 +392,7 @@ class Engine:
         with core.lock:
             if self.closed.is_set() or core.dispatcher.has_work or self.care.has_set_aside or core.later:
                 return
-            if self._culprits or self._asked:
+            if self.deaths.pending or self._asked:
                 return
             self.fleet.stop_all()
             if core.workers:

@@ -62,9 +62,9 @@ class _Surface(concurrent.futures.Executor):
         engine = self._engine_now()
         record = engine.functions.record(fn)
         buffers: list[Buffer] = []
-        payload = codec.pack((args, kwargs), buffers, ("an argument of", fn), main_is_lost=engine.main_is_lost)
+        payload = codec.pack((args, kwargs), buffers, (codec.ARGUMENTS, fn), main_is_lost=engine.main_is_lost)
         future: Future[T] = Future(engine)
-        task = Task(record, self._options, payload, buffers, future, (args, kwargs))
+        task = Task(fn, record, self._options, payload, buffers, future, (args, kwargs))
         future._task = task
         engine.submit(task)
         return future
@@ -104,7 +104,9 @@ class _Surface(concurrent.futures.Executor):
         if not iterables:
             return iter(())
         if buffersize is not None:
-            return iter(self._stream(fn, iterables, ordered=True, errors="raise", buffersize=buffersize))
+            stream = self._stream(fn, iterables, ordered=True, errors="raise", buffersize=buffersize, deadline=deadline)
+            stream.begin()
+            return iter(stream)
         items, star = mapping.as_items(iterables)
         job = mapping.list_job(engine, fn, items, self._options, star=star)
         return mapping.in_order(engine, job, deadline)
@@ -148,6 +150,7 @@ class _Surface(concurrent.futures.Executor):
         ordered: bool,
         errors: ErrorMode,
         buffersize: int | None,
+        deadline: float | None = None,
     ) -> mapping.Stream:
         return mapping.Stream(
             self._engine_now(),
@@ -158,6 +161,7 @@ class _Surface(concurrent.futures.Executor):
             ordered=ordered,
             errors=errors,
             buffersize=buffersize,
+            deadline=deadline,
         )
 
     def starmap(

@@ -32,6 +32,7 @@ from shoal._pool.worker import WorkerHandle
 from shoal._wire import codec
 from shoal._wire import messages as m
 from shoal._wire.frames import Buffer, encode
+from shoal._worker.boot import Call
 
 #: The exit status comes from the template, usually within a millisecond of the death.
 STATUS_WAIT_S = 1.0
@@ -75,9 +76,14 @@ class Fleet:
         self._on_hopeless = on_hopeless
         self._numbers = itertools.count()
         self._launcher: launchers.Launcher | None = None
+        options = core.options
+        self._inherited: Call | None = None
+        if options.start_method == "fork" and options.initializer is not None:
+            self._inherited = options.initializer, options.initargs
         self._tokens: dict[int, WorkerHandle] = {}
         self._by_pid: dict[int, WorkerHandle] = {}
         self._failed_starts = 0
+        self._by_value = False  # the initializer is sent by value
         self._spare_due = False
         self._paused = False
         self.full = False  # every worker there may be is starting or ready
@@ -106,7 +112,7 @@ class Fleet:
             self._spare_due = True
             core.after(_SPARE_AFTER_S, self._make_spare)
 
-    def _fail(self, kind: str, reason: str, hint: str | None) -> None:
+    def fail(self, kind: str, reason: str, hint: str | None) -> None:
         """No worker could be had. With others at work that is no disaster: try again later."""
         if self._count("ready"):
             self._paused = True
@@ -160,7 +166,7 @@ class Fleet:
         try:
             worker = WorkerHandle(next(self._numbers), captured=core.options.capture != "inherit")
         except OSError as error:
-            self._fail("start", *_explain(error))
+            self.fail("start", *_explain(error))
             return None
         core.workers[worker.number] = worker
         self._tokens[worker.number] = worker
@@ -169,7 +175,7 @@ class Fleet:
             events = self._launch(worker)
         except OSError as error:
             self._forget(worker)
-            self._fail("start", *_explain(error))
+            self.fail("start", *_explain(error))
             return None
         worker.close_theirs()
         core.counters.workers_started += 1
@@ -192,7 +198,7 @@ class Fleet:
                     self._launcher = launchers.launcher_for(self._core.options.start_method)
                     if self._launcher.fileno() >= 0:
                         self._core.poller.add(self._launcher.fileno(), self._told)
-                return self._launcher.start(worker.number, passed, captured=captured)
+                return self._launcher.start(worker.number, passed, captured=captured, inherited=self._inherited)
             except (BrokenPipeError, ConnectionError):
                 self._drop_launcher()
                 if last:
@@ -211,6 +217,7 @@ class Fleet:
         forked = self._core.options.start_method == "fork"
         main = launcher.main_in_worker if launcher is not None else None
         payload, buffers = self._initializer or (None, [])
+        managed = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
         config: dict[str, Any] = {
             "number": worker.number,
             "cwd": os.getcwd(),
@@ -221,6 +228,8 @@ class Fleet:
             "spin_ns": SPIN_NS if self._cpus > 1 else 0,
             "main": None if main is None else (main.kind, main.name, main.path, main.init_name),
             "initializer": payload,
+            # A manager's proxies are of use only to processes that know its key.
+            "authkey": bytes(managed.current_process().authkey) if managed is not None else None,
         }
         return (m.BOOT, config), buffers
 
@@ -243,11 +252,11 @@ class Fleet:
                 worker = self._tokens.pop(token, None)
                 if worker is not None:
                     self._forget(worker)
-                self._fail("start", f"the system refused another process ({reason})", None)
+                self.fail("start", f"the system refused another process ({reason})", None)
             case launchers.Broken(text, guard):
                 for worker in list(self._tokens.values()):
                     self._forget(worker)
-                self._fail("guard" if guard else "main", text, None)
+                self.fail("guard" if guard else "main", text, None)
             case launchers.TemplateLost():
                 self._drop_launcher()
             case processes.ExitStatus(pid=pid):
@@ -263,6 +272,14 @@ class Fleet:
         if worker.doomed:  # it was to be killed before it was known
             worker.kill(worker.doomed)
         self._core.poller.add(pidfd, lambda _events: self.gone(worker))
+
+    def send_initializer_by_value(self, payload: tuple[codec.Payload, list[Buffer]]) -> bool:
+        """Use `payload` from now on, because workers cannot find the initializer by name. False if it was in use."""
+        if self._by_value:
+            return False
+        self._by_value = True
+        self._initializer = payload
+        return True
 
     def booted(self, worker: WorkerHandle, pid: int) -> None:
         """Take in that a worker is ready for tasks."""
@@ -348,7 +365,7 @@ class Fleet:
             self._failed_starts = 0
             how = f"the last one {_ending(worker)}"
             kind = "initializer" if self._initializer is not None else "start"
-            self._fail(kind, f"{START_TRIES} workers died while they started; {how}", None)
+            self.fail(kind, f"{START_TRIES} workers died while they started; {how}", None)
 
     def _forget(self, worker: WorkerHandle) -> None:
         """Drop a worker that never came to be."""

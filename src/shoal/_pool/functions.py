@@ -1,16 +1,18 @@
 """The functions of a pool: pickled once, sent to each worker once.
 
-Role: callables to records, records to messages. Owner: the engine; `record` runs user code (pickling) and is
-called without the engine's lock, everything else with it.
+Role: callables to records. Owner: the engine; `record` and `by_value` run user code (pickling) and are called without the
+engine's lock.
 
 Invariants
     N1  A function that plain pickle stores as a name is recognised by identity; its bytes never change.
     N2  Anything else (closure, bound method, partial, callable object) may have changed since the last call, so
         it is pickled every time and recognised by its bytes.
+    N3  Nothing but named functions is kept alive here; what is remembered of others is bounded in number and bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -23,20 +25,38 @@ from shoal._wire.frames import Buffer
 
 #: Functions remembered; the oldest beyond that are forgotten, here and in the workers.
 REMEMBERED = 256
+#: A function of more bytes is sent for its job and forgotten after it.
+REMEMBERED_BYTES = 1 << 18
+
+
+def boot_payload(
+    initializer: Callable[..., object], initargs: tuple[Any, ...], *, by_value: bool
+) -> tuple[codec.Payload, list[Buffer]]:
+    """Pickle an initializer and its arguments, `multiprocessing`'s locks among them.
+
+    Raises:
+        NotPicklable: One of them cannot be sent to another process.
+    """
+    buffers: list[Buffer] = []
+    with codec.spawning():
+        if by_value:
+            return codec.pack_function((initializer, initargs), buffers, by_value=True), buffers
+        return codec.pack((initializer, initargs), buffers, ("the initializer or its arguments,", initializer)), buffers
 
 
 class FunctionRecord:
     """One function as the workers know it."""
 
-    __slots__ = ("buffers", "by_value", "fn", "id", "label", "pace", "payload")
+    __slots__ = ("buffers", "by_value", "id", "label", "named", "pace", "payload", "transient")
 
-    def __init__(self, number: int, fn: Callable[..., Any], payload: codec.Payload, buffers: list[Buffer]) -> None:
+    def __init__(self, number: int, label: str, payload: codec.Payload, buffers: list[Buffer]) -> None:
         self.id = number
-        self.fn = fn
+        self.label = label
         self.payload = payload
         self.buffers = buffers
         self.by_value = False
-        self.label = codec.describe_callable(fn)
+        self.transient = False  # to be forgotten when its job is done
+        self.named: Callable[..., Any] | None = None  # the function itself, if it is kept alive by its module anyway
         self.pace = Pace()
 
 
@@ -59,42 +79,40 @@ class FunctionBook:
             TypeError: It is not callable.
         """
         known = self._by_identity.get(id(fn))
-        if known is not None and known.fn is fn:
+        if known is not None and known.named is fn:
             return known
         if not callable(fn):
             raise TypeError(f"the function to run must be callable, not {codec.short(fn)}")
         lost = self._main_is_lost and getattr(fn, "__module__", None) == "__main__"
-        if codec.is_named(fn) and not lost:
-            return self._remember(self._by_identity, id(fn), fn, by_value=False)
         buffers: list[Buffer] = []
         payload = codec.pack_function(fn, buffers, by_value=lost)
-        whole = payload if isinstance(payload, bytes) else bytes(buffers[0]) if len(buffers) == 1 else None
-        if whole is None:  # holds large arrays: comparing them would cost more than sending them
-            return FunctionRecord(next(self._numbers), fn, payload, buffers)
-        known = self._by_bytes.get(whole)
-        if known is None:
-            known = FunctionRecord(next(self._numbers), fn, payload, buffers)
-            self._store(self._by_bytes, whole, known)
-        return known
+        if codec.is_named(fn) and not lost:
+            record = self._new(fn, payload, buffers)
+            record.named = fn
+            return self._store(self._by_identity, id(fn), record)
+        if not isinstance(payload, bytes) and sum(memoryview(part).nbytes for part in buffers) > REMEMBERED_BYTES:
+            record = self._new(fn, payload, buffers)
+            record.transient = True
+            return record
+        digest = hashlib.blake2b(payload if isinstance(payload, bytes) else b"\0", digest_size=20)
+        for part in buffers:
+            digest.update(memoryview(part).cast("B"))
+        key = digest.digest()
+        known = self._by_bytes.get(key)
+        return known if known is not None else self._store(self._by_bytes, key, self._new(fn, payload, buffers))
 
-    def _remember(
-        self, table: OrderedDict[int, FunctionRecord], key: int, fn: Callable[..., Any], *, by_value: bool
-    ) -> FunctionRecord:
-        buffers: list[Buffer] = []
-        payload = codec.pack_function(fn, buffers, by_value=by_value)
-        record = FunctionRecord(next(self._numbers), fn, payload, buffers)
-        record.by_value = by_value
-        self._store(table, key, record)
-        return record
+    def _new(self, fn: Callable[..., Any], payload: codec.Payload, buffers: list[Buffer]) -> FunctionRecord:
+        return FunctionRecord(next(self._numbers), codec.describe_callable(fn), payload, buffers)
 
-    def _store(self, table: OrderedDict[Any, FunctionRecord], key: Any, record: FunctionRecord) -> None:
+    def _store(self, table: OrderedDict[Any, FunctionRecord], key: Any, record: FunctionRecord) -> FunctionRecord:
         with self._lock:
             table[key] = record
             while len(table) > REMEMBERED:
                 _, oldest = table.popitem(last=False)
                 self._forgotten.append(oldest.id)
+        return record
 
-    def by_value(self, record: FunctionRecord) -> bool:
+    def by_value(self, record: FunctionRecord, fn: Callable[..., Any]) -> bool:
         """Switch a record to pickling by value, because a worker cannot find its name. False if it is already.
 
         Raises:
@@ -103,15 +121,15 @@ class FunctionBook:
         if record.by_value:
             return False
         buffers: list[Buffer] = []
-        record.payload = codec.pack_function(record.fn, buffers, by_value=True)
+        record.payload = codec.pack_function(fn, buffers, by_value=True)
         record.buffers = buffers
         record.by_value = True
         record.id = next(self._numbers)
         return True
 
     def release(self, record: FunctionRecord) -> None:
-        """Forget a record that is in no table, now that its job is done."""
-        if not isinstance(record.payload, bytes) and len(record.buffers) > 1:
+        """Take in that a job of this function is done."""
+        if record.transient:
             with self._lock:
                 self._forgotten.append(record.id)
 

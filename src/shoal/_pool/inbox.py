@@ -18,7 +18,7 @@ from shoal._pool.care import Care
 from shoal._pool.core import Core
 from shoal._pool.failures import unreadable
 from shoal._pool.fleet import Fleet
-from shoal._pool.functions import FunctionBook
+from shoal._pool.functions import FunctionBook, boot_payload
 from shoal._pool.jobs import Job
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import codec, remote
@@ -34,12 +34,12 @@ class Inbox:
         core: Core,
         functions: FunctionBook,
         fleet: Fleet,
-        on_hopeless: Callable[[str, str, str | None], None],
+        on_failure: Callable[[str, str, str | None], None],
     ) -> None:
         self._core = core
         self._functions = functions
         self._fleet = fleet
-        self._hopeless = on_hopeless
+        self._fail = on_failure
         self.care = Care(core, self.read)
 
     def read(self, worker: WorkerHandle) -> bool:
@@ -66,6 +66,7 @@ class Inbox:
             if job is not None:
                 job.pace.learn(1, elapsed_ns / 1e9)
                 worker.tasks_done += 1
+                self._functions.release(job.record)
                 self._deliver(job, 0, 1, True, payload, buffers)
         elif kind == m.PART:
             _, span_id, first, count, whole, payload, elapsed_ns = message
@@ -144,7 +145,9 @@ class Inbox:
 
         def resend() -> None:
             try:
-                switched = self._functions.by_value(job.record) or job.record.id not in worker.known
+                switched = (
+                    job.fn is not None and self._functions.by_value(job.record, job.fn)
+                ) or job.record.id not in worker.known
                 error: BaseException = remote.rebuild(captured)
             except Exception as refused:
                 switched, error = False, refused
@@ -171,6 +174,13 @@ class Inbox:
     def _report_boot_failure(self, stage: str, captured: bytes) -> None:
         error = remote.rebuild(captured)
         text = str(error.__cause__ or error).strip().strip('"').strip()
-        kind = "guard" if isinstance(error, MainGuardMissing) else stage
+        options = self._core.options
+        if stage == "unknown" and options.initializer is not None:
+            by_value = boot_payload(options.initializer, options.initargs, by_value=True)
+            with self._core.lock:
+                if self._fleet.send_initializer_by_value(by_value):
+                    self._core.poller.wake()
+                    return
+        kind = "guard" if isinstance(error, MainGuardMissing) else "main" if stage == "main" else "initializer"
         with self._core.lock:
-            self._hopeless(kind, f"{type(error).__name__}: {error}", text)
+            self._fail(kind, f"{type(error).__name__}: {error}", text)

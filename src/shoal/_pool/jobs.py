@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal._pool.functions import FunctionRecord
@@ -21,6 +21,7 @@ from shoal._settings import TaskOptions
 from shoal._wire import codec
 from shoal._wire import messages as m
 from shoal._wire.frames import LARGE_BYTES, Buffer
+from shoal.errors import InitializerFailed, MainGuardMissing, StartFailed
 
 if TYPE_CHECKING:
     from shoal._pool.batching import Pace
@@ -66,9 +67,10 @@ class Attempts:
 class Job:
     """Common part of all jobs. `pace` and `given_up` are what the dispatcher reads."""
 
-    __slots__ = ("attempts", "given_up", "options", "pace", "record")
+    __slots__ = ("attempts", "fn", "given_up", "options", "pace", "record")
 
-    def __init__(self, record: FunctionRecord, options: TaskOptions) -> None:
+    def __init__(self, fn: Callable[..., Any], record: FunctionRecord, options: TaskOptions) -> None:
+        self.fn: Callable[..., Any] | None = fn  # until the job is done: it may hold much
         self.record = record
         self.options = options
         self.pace: Pace = record.pace
@@ -83,6 +85,13 @@ class Job:
 
     def label(self, index: int) -> str:
         raise NotImplementedError
+
+    def safe_label(self, index: int) -> str:
+        """As `label`, for a task that may be settled, and thus forgotten, by now."""
+        try:
+            return self.label(index)
+        except (KeyError, IndexError):
+            return self.options.label or self.record.label
 
     def messages(self, span: Span, buffers: list[Buffer]) -> list[m.Message]:
         """Return what to send for `span`. Raises PackFailed."""
@@ -108,6 +117,7 @@ class Task(Job):
 
     def __init__(
         self,
+        fn: Callable[..., Any],
         record: FunctionRecord,
         options: TaskOptions,
         payload: codec.Payload,
@@ -115,7 +125,7 @@ class Task(Job):
         future: Future[Any],
         described: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
-        super().__init__(record, options)
+        super().__init__(fn, record, options)
         self.payload = payload
         self.buffers = buffers
         self.future: Future[Any] | None = future
@@ -130,19 +140,19 @@ class Task(Job):
         return [(m.TASK, span.id, self.record.id, payload)]
 
     def settle(self, first: int, values: Sequence[Any]) -> None:  # noqa: ARG002 - as above
-        future, self.future = self.future, None
+        future, self.future, self.fn = self.future, None, None
         self.described = (), {}
         if future is not None:
             future._settle(values[0], None)
 
     def fail(self, index: int, error: BaseException) -> None:  # noqa: ARG002 - as above
-        future, self.future = self.future, None
+        future, self.future, self.fn = self.future, None, None
         if future is not None:
             future._settle(None, error)
         self.described = (), {}
 
     def drop(self) -> None:
-        future, self.future = self.future, None
+        future, self.future, self.fn = self.future, None, None
         if future is not None:
             future._drop()
 
@@ -152,8 +162,10 @@ class MapJob(Job):
 
     __slots__ = ("_changed", "main_is_lost", "star")
 
-    def __init__(self, record: FunctionRecord, options: TaskOptions, *, star: bool, main_is_lost: bool) -> None:
-        super().__init__(record, options)
+    def __init__(
+        self, fn: Callable[..., Any], record: FunctionRecord, options: TaskOptions, *, star: bool, main_is_lost: bool
+    ) -> None:
+        super().__init__(fn, record, options)
         self.star = star
         self.main_is_lost = main_is_lost
         self._changed: threading.Condition | None = None
@@ -188,7 +200,7 @@ class MapJob(Job):
         payloads = []
         for index, item in enumerate(items, span.start):
             try:
-                packed = codec.pack(item, buffers, ("the argument of", self.record.fn), main_is_lost=self.main_is_lost)
+                packed = codec.pack(item, buffers, ("the argument of", self.fn), main_is_lost=self.main_is_lost)
             except BaseException as error:
                 raise PackFailed(index, error) from error
             payloads.append(packed)
@@ -216,9 +228,16 @@ class ListJob(MapJob):
     __slots__ = ("errors", "items", "results", "settled")
 
     def __init__(
-        self, record: FunctionRecord, options: TaskOptions, items: Sequence[Any], *, star: bool, main_is_lost: bool
+        self,
+        fn: Callable[..., Any],
+        record: FunctionRecord,
+        options: TaskOptions,
+        items: Sequence[Any],
+        *,
+        star: bool,
+        main_is_lost: bool,
     ) -> None:
-        super().__init__(record, options, star=star, main_is_lost=main_is_lost)
+        super().__init__(fn, record, options, star=star, main_is_lost=main_is_lost)
         self.items = items
         self.results: list[Any] = [PENDING] * len(items)
         self.settled = 0
@@ -254,9 +273,16 @@ class StreamJob(MapJob):
     __slots__ = ("_items", "_ordered", "arrived", "outcomes")
 
     def __init__(
-        self, record: FunctionRecord, options: TaskOptions, *, star: bool, ordered: bool, main_is_lost: bool
+        self,
+        fn: Callable[..., Any],
+        record: FunctionRecord,
+        options: TaskOptions,
+        *,
+        star: bool,
+        ordered: bool,
+        main_is_lost: bool,
     ) -> None:
-        super().__init__(record, options, star=star, main_is_lost=main_is_lost)
+        super().__init__(fn, record, options, star=star, main_is_lost=main_is_lost)
         self._ordered = ordered
         self._items: dict[int, Any] = {}
         self.outcomes: dict[int, tuple[Any, BaseException | None]] = {}
@@ -291,7 +317,9 @@ class StreamJob(MapJob):
 
 
 def _note(job: MapJob, index: int, error: BaseException) -> None:
-    """Write on an error which task it belongs to. One that many tasks share says so for the first."""
+    """Write on an error which task it belongs to, unless it is the pool's and all tasks share it."""
+    if isinstance(error, StartFailed | InitializerFailed | MainGuardMissing):
+        return
     with contextlib.suppress(Exception):  # a class may refuse attributes; the note is not worth an error
         if not any(note.startswith("in task ") for note in getattr(error, "__notes__", ())):
             error.add_note(f"in task {index} of the map: {job.label(index)}")

@@ -24,7 +24,7 @@ from shoal._os import descriptors, processes
 from shoal._os.interpreter import MainModule, interpreter_command, main_module
 from shoal._os.lifeline import Lifeline
 from shoal._settings import StartMethod
-from shoal._worker.boot import DESCRIPTORS, run_worker
+from shoal._worker.boot import DESCRIPTORS, Call, run_worker
 
 _MESSAGE_BYTES = 1 << 20
 
@@ -251,7 +251,7 @@ class TemplateLauncher:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def start(self, token: int, fds: list[int], *, captured: bool) -> list[Event]:
+    def start(self, token: int, fds: list[int], *, captured: bool, inherited: Call | None) -> list[Event]:  # noqa: ARG002 - the other launcher's
         """Ask for a worker. Raises OSError if the template is gone."""
         descriptors.send_with_fds(self._sock, marshal.dumps(("fork", token, captured)), fds)
         return []
@@ -304,8 +304,8 @@ class ForkLauncher:
     def fileno(self) -> int:
         return -1
 
-    def start(self, token: int, fds: list[int], *, captured: bool) -> list[Event]:
-        """Fork a worker. Raises OSError if the system refuses."""
+    def start(self, token: int, fds: list[int], *, captured: bool, inherited: Call | None) -> list[Event]:
+        """Fork a worker, which inherits its initializer. Raises OSError if the system refuses."""
         global _forking_worker
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -316,7 +316,7 @@ class ForkLauncher:
         finally:
             _forking_worker = False
         if pid == 0:
-            run_worker(dict(zip(DESCRIPTORS, fds, strict=True)), captured=captured)
+            run_worker(dict(zip(DESCRIPTORS, fds, strict=True)), captured=captured, inherited=inherited)
         return [Forked(token, pid, processes.pidfd_open(pid))]
 
     def read(self) -> list[Event]:

@@ -41,7 +41,7 @@ def list_job(
 ) -> ListJob:
     """Start a map over `items`."""
     record = engine.functions.record(fn)
-    job = ListJob(record, options, items, star=star, main_is_lost=engine.main_is_lost)
+    job = ListJob(fn, record, options, items, star=star, main_is_lost=engine.main_is_lost)
     if items:
         engine.submit_many(job, 0, len(items))
     return job
@@ -61,6 +61,8 @@ def collect(engine: Engine, job: ListJob, errors: ErrorMode) -> list[Any]:
     finally:
         if not job.done:
             engine.give_up(job)  # M1
+        else:
+            engine.functions.release(job.record)
     return _with_errors(job, errors)
 
 
@@ -95,12 +97,14 @@ def in_order(engine: Engine, job: ListJob, deadline: float | None) -> Iterator[A
                     raise TimeoutError
             if value is FAILED:
                 raise job.errors[index]
-            results[index] = None  # the caller has it; do not keep it as well
-            yield value
-            value = None
+            results[index] = None
+            box, value = [value], None
+            yield box.pop()  # the caller has it now; nothing here keeps it
     finally:
         if not job.done:
             engine.give_up(job)  # M1
+        else:
+            engine.functions.release(job.record)
 
 
 def cancelled(job: MapJob) -> BaseException:
@@ -123,12 +127,14 @@ class Stream:
         ordered: bool,
         errors: ErrorMode,
         buffersize: int | None,
+        deadline: float | None = None,
     ) -> None:
+        self._deadline = deadline
         record = engine.functions.record(fn)
         star = star or len(iterables) > 1
         self._engine = engine
         self._source = iter(iterables[0]) if len(iterables) == 1 else iter(zip(*iterables, strict=False))
-        self._job = StreamJob(record, options, star=star, ordered=ordered, main_is_lost=engine.main_is_lost)
+        self._job = StreamJob(fn, record, options, star=star, ordered=ordered, main_is_lost=engine.main_is_lost)
         self._ordered = ordered
         self._errors = errors
         self._buffersize = buffersize
@@ -137,6 +143,11 @@ class Stream:
         self._taken = 0
         self._exhausted = False
         self._source_error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Pull and hand on the first items now, before the first outcome is asked for."""
+        while not (self._exhausted or self._full()):
+            self._pull()
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the outcomes. Results that are there come before a failing source is reported."""
@@ -151,13 +162,13 @@ class Stream:
                 while (index := self._next_ready()) is not None:
                     self._taken += 1
                     value, error = job.outcomes.pop(index)
-                    if error is None:
-                        yield value
-                    elif self._errors == "raise":
-                        raise error
-                    elif self._errors == "return":
-                        yield error
-                    value = None
+                    if error is not None:
+                        if self._errors == "raise":
+                            raise error
+                        if self._errors == "skip":
+                            continue
+                    box, value, error = [value if error is None else error], None, None
+                    yield box.pop()  # the caller has it now; nothing here keeps it
                     if not self._exhausted and self._pushed - self._taken < self._limit() // 2:
                         break
                 else:
@@ -168,6 +179,8 @@ class Stream:
         finally:
             if self._taken < self._pushed:
                 self._engine.give_up(job)  # M1
+            else:
+                self._engine.functions.release(job.record)
 
     def _limit(self) -> int:
         if self._buffersize is not None:
@@ -215,6 +228,9 @@ class Stream:
         def ready() -> bool:
             return (wanted in job.outcomes if self._ordered else bool(job.arrived)) or job.given_up
 
-        self._engine.wait(ready, job.condition, None)
+        left = None if self._deadline is None else self._deadline - time.monotonic()
+        self._engine.wait(ready, job.condition, left)
+        if not ready():
+            raise TimeoutError
         if job.given_up and not (wanted in job.outcomes if self._ordered else job.arrived):
             raise cancelled(job)

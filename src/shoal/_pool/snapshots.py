@@ -6,7 +6,7 @@ Role: `PoolStatistics` and `WorkerInfo`. Owner: the reader; nothing here is live
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from shoal._os import processes
@@ -14,6 +14,7 @@ from shoal.errors import Obituary
 
 if TYPE_CHECKING:
     from shoal._pool.engine import Engine
+    from shoal._pool.jobs import Job
     from shoal._pool.worker import WorkerHandle
 
 
@@ -119,22 +120,25 @@ def workers(engine: Engine) -> tuple[WorkerInfo, ...]:
     """Take a picture of each worker."""
     core = engine.core
     with core.lock:
-        return tuple(_worker(engine, one) for one in core.workers.values() if one.state != "dead")
+        taken = [_worker(engine, one) for one in core.workers.values() if one.state != "dead"]
+    # Labels show arguments by `repr`, which is code of the user: not with the lock held.
+    return tuple(info if doing is None else replace(info, task=doing[0].safe_label(doing[1])) for info, doing in taken)
 
 
-def _worker(engine: Engine, worker: WorkerHandle) -> WorkerInfo:
-    task, running_s = None, None
+def _worker(engine: Engine, worker: WorkerHandle) -> tuple[WorkerInfo, tuple[Job, int] | None]:
+    doing, running_s = None, None
     state: Literal["starting", "idle", "busy", "spare", "stopping"]
     if worker.state == "ready":
         state = "busy" if engine.core.dispatcher.in_flight(worker.number) else "idle"
         running = worker.page.running()
         span = engine.core.dispatcher.owes(worker.number, running[0]) if running else None
         if running and span is not None and span.start <= running[1] < span.stop:
-            task = span.job.label(running[1])
+            doing = span.job, running[1]
             running_s = max(0.0, (time.monotonic_ns() - running[2]) / 1e9)
     elif worker.state in ("starting", "spare", "stopping"):
         state = worker.state
     else:
         state = "stopping"
     done = worker.tasks_done
-    return WorkerInfo(number=worker.number, pid=worker.pid or 0, state=state, task=task, running_s=running_s, done=done)
+    info = WorkerInfo(number=worker.number, pid=worker.pid or 0, state=state, running_s=running_s, done=done)
+    return info, doing

@@ -15,15 +15,19 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
+import sys
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from shoal._wire.frames import LARGE_BYTES, Buffer
 
 Payload = bytes | tuple[bytes | None, int, int]
+#: Words for a pair of arguments, ``(args, kwargs)``: errors then say which of them it is.
+ARGUMENTS = "an argument of"
 #: What is being packed: words, and the callable they are about: ("the result of", f).
 What = tuple[str, Any]
 
@@ -121,6 +125,31 @@ class _Spotter(pickle.Pickler):
         return NotImplemented
 
 
+@contextlib.contextmanager
+def spawning() -> Iterator[None]:
+    """While active, `multiprocessing`'s locks, semaphores and events pickle, as when it starts a process itself.
+
+    Only those of a spawn or forkserver context: one of a fork context has no name another program could open.
+    """
+    context = sys.modules.get("multiprocessing.context")
+    if context is None:  # then there is no such lock either
+        yield
+        return
+    before = context.get_spawning_popen()
+    context.set_spawning_popen(_Spawning())
+    try:
+        yield
+    finally:
+        context.set_spawning_popen(before)
+
+
+class _Spawning:
+    """Stands for the process that is being started; see `spawning`."""
+
+    def duplicate_for_child(self, fd: int) -> int:
+        raise TypeError(f"descriptor {fd} of a multiprocessing queue, pipe or array cannot be passed here")
+
+
 def pack_plain(items: Any) -> bytes | None:
     """Pickle `items` in one piece if it is all built-in data, whose unpickling cannot fail.
 
@@ -135,7 +164,7 @@ def pack_plain(items: Any) -> bytes | None:
     return out.getvalue()
 
 
-def pack_function(fn: Callable[..., Any], buffers: list[Buffer], *, by_value: bool) -> Payload:
+def pack_function(fn: Any, buffers: list[Buffer], *, by_value: bool) -> Payload:
     """Pickle a function: by name when a worker can find it by name, else by value.
 
     Raises:
@@ -166,8 +195,6 @@ def is_named(fn: Any) -> bool:
     module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         return False
-    import sys
-
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -198,6 +225,9 @@ def refused(obj: Any, what: What, error: BaseException) -> Exception:
     """Build the `NotPicklable` that names the culprit inside `obj`."""
     from shoal.errors import NotPicklable
 
+    which = what[0]
+    if which == ARGUMENTS and isinstance(obj, tuple) and len(obj) == 2:
+        which, obj = _which_argument(*obj)
     try:
         path, culprit = _find_culprit(obj)
         said = str(error).partition("\n")[0]
@@ -207,8 +237,18 @@ def refused(obj: Any, what: What, error: BaseException) -> Exception:
         said = "it is nested too deeply for pickle"
         culprit, path = obj, ""
     reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    words = f"{what[0]} {describe_callable(what[1])}"
+    words = f"{which} {describe_callable(what[1])}"
     return NotPicklable(what=words, path=path, culprit=f"{type(culprit).__name__} {short(culprit)}", reason=reason)
+
+
+def _which_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
+    for index, value in enumerate(args):
+        if not _picklable(value):
+            return f"argument {index} of", value
+    for name, value in kwargs.items():
+        if not _picklable(value):
+            return f"argument {name!r} of", value
+    return ARGUMENTS, (args, kwargs)
 
 
 def _picklable(obj: Any) -> bool:

@@ -21,7 +21,8 @@ To the worker, on the control socket (read by its watcher thread)
 
 From the worker, on the data socket
     (READY, pid)                                      booted, initializer done
-    (BOOT_FAILED, stage, payload)                     stage: "main" or "initializer"; payload: an error
+    (BOOT_FAILED, stage, payload)                     stage: "main", "initializer" or
+                                                      "unknown" (it cannot be loaded); payload: an error
     (DONE, span_id, payload, elapsed_ns)              one task finished
     (PART, span_id, first, count, whole, payload, elapsed_ns)
     (FAILED, span_id, index, payload, elapsed_ns)     that one failed; payload: an error

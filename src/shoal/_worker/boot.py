@@ -27,6 +27,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from shoal._memory import page as page_module
@@ -42,6 +43,8 @@ from shoal._worker.loop import Worker
 #: Names of the descriptors, in the order they are passed.
 DESCRIPTORS = ("data", "control", "page", "lifeline", "output", "errors", "null")
 
+Call = tuple[Callable[..., object], tuple[Any, ...]]
+
 _BLAS_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -52,12 +55,15 @@ _BLAS_VARIABLES = (
 )
 
 
-def run_worker(fds: dict[str, int], *, captured: bool) -> NoReturn:
-    """Be a worker until told to stop or the pool is gone. Never returns (O2)."""
+def run_worker(fds: dict[str, int], *, captured: bool, inherited: Call | None = None) -> NoReturn:
+    """Be a worker until told to stop or the pool is gone. Never returns (O2).
+
+    `inherited` is an initializer and its arguments, for a worker that was forked from the program itself.
+    """
     code = 1
     try:
         _isolate(fds, captured=captured)
-        worker = _start(fds)
+        worker = _start(fds, inherited)
         if worker is not None:
             worker.serve()
         code = 0
@@ -93,7 +99,7 @@ def _stream(fd: int) -> Any:
     return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def _start(fds: dict[str, int]) -> Worker | None:
+def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
     """Boot and run the initializer; None when that failed and was reported."""
     page = Page(fds["page"])
     page.words[STAGE] = page_module.BOOTING
@@ -115,7 +121,11 @@ def _start(fds: dict[str, int]) -> Worker | None:
         stage = "initializer"
         page.words[STAGE] = page_module.INITIALIZING
         if config["initializer"] is not None:
-            function, args = codec.unpack(config["initializer"], buffers)
+            stage = "unknown"
+            inherited = codec.unpack(config["initializer"], buffers)
+            stage = "initializer"
+        if inherited is not None:
+            function, args = inherited
             function(*args)
     except BaseException as error:
         failed: list[Buffer] = []
@@ -138,6 +148,10 @@ def _apply(config: dict[str, Any]) -> None:
         sys.path[:] = config["sys_path"]
     with contextlib.suppress(OSError):  # it may be gone, or closed to us
         os.chdir(config["cwd"])
+    if config["authkey"] is not None:
+        from multiprocessing import process
+
+        process.current_process().authkey = config["authkey"]
     processes.name_process(f"shoal-{config['number']}")
 
 

@@ -1,0 +1,104 @@
+"""Work on its way to the workers.
+
+Role: hand out what the dispatcher decides, encode it, send it. Owner: the engine. `hand_out` is called with its lock held,
+`send` without it, because packing the items of a map runs code of the user.
+
+Invariants
+    O1  Frames reach a worker in the order the dispatcher handed them out, a function before its first task.
+    O2  What was handed out is sent, whichever of several threads comes first; none waits for another.
+"""
+
+from __future__ import annotations
+
+import time
+
+from shoal._pool.care import Care
+from shoal._pool.core import Core
+from shoal._pool.dispatcher import Span
+from shoal._pool.functions import FunctionRecord
+from shoal._pool.jobs import PackFailed
+from shoal._pool.worker import WorkerHandle
+from shoal._wire import codec
+from shoal._wire import messages as m
+from shoal._wire.frames import Buffer, encode
+
+
+class Outbox:
+    """Sends work to all workers of one pool."""
+
+    def __init__(self, core: Core, care: Care) -> None:
+        self._core = core
+        self._care = care
+
+    def hand_out(self) -> list[WorkerHandle]:
+        """Give work to whoever can take some, with the lock held; returns whom to call `send` for."""
+        dispatcher, workers = self._core.dispatcher, self._core.workers
+        handed: dict[int, WorkerHandle] = {}
+        for number, span in dispatcher.assign():
+            worker = handed[number] = workers[number]
+            worker.unsent.append(span)
+            if dispatcher.spans_with(number) == len(worker.unsent):  # it was idle: its time begins now
+                worker.heard_ns = time.monotonic_ns()
+        return list(handed.values())
+
+    def send(self, worker: WorkerHandle) -> None:
+        """Encode and send what was handed to a worker, in order. Pickles map items, so without the lock.
+
+        One thread at a time does so for one worker; another that comes meanwhile leaves its spans to it. So frames
+        are sent in the order of the dispatcher, and a function before its first task.
+        """
+        while worker.unsent:
+            if not worker.sending.acquire(blocking=False):
+                return  # whoever has it looks at `unsent` again after releasing it
+            try:
+                spans = []
+                while worker.unsent:
+                    spans.append(worker.unsent.popleft())
+                self._send_spans(worker, spans)
+            finally:
+                worker.sending.release()
+
+    def _send_spans(self, worker: WorkerHandle, spans: list[Span]) -> None:
+        messages: list[m.Message] = []
+        buffers: list[Buffer] = []
+        for span in spans:
+            if span.job.record.id not in worker.known:
+                self._introduce(worker, span.job.record, messages, buffers)
+            while span.start < span.stop:
+                try:
+                    messages += span.job.messages(span, buffers)
+                except PackFailed as failed:
+                    if not self._unpackable(worker, span, failed):
+                        break
+                else:
+                    break
+        if messages:
+            if worker.to_forget:
+                messages += [(m.FORGET, number) for number in worker.to_forget]
+                worker.to_forget = set()
+            worker.send(encode(messages, buffers))
+        if any(span.job.options.timeout is not None for span in spans):
+            with self._core.lock:
+                self._care.watch(worker)
+
+    def _introduce(
+        self, worker: WorkerHandle, record: FunctionRecord, messages: list[m.Message], buffers: list[Buffer]
+    ) -> None:
+        messages.append((m.FUNCTION, record.id, codec.shifted(record.payload, record.buffers, buffers)))
+        worker.known.add(record.id)
+        worker.to_forget.discard(record.id)
+
+    def _unpackable(self, worker: WorkerHandle, span: Span, failed: PackFailed) -> bool:
+        """One item of a span cannot be sent: it fails, those after it go back, those before it go on.
+
+        False if the worker has died meanwhile, and the span has gone elsewhere.
+        """
+        with self._core.lock:
+            self._core.dispatcher.handed_back(worker.number, span.id, failed.index + 1)
+            ours = self._core.dispatcher.cut(worker.number, span.id, failed.index)
+            if ours:
+                self._core.counters.failed += 1
+        if ours:
+            span.job.fail(failed.index, failed.error)
+        self._core.poller.wake()
+        return ours
