@@ -5,12 +5,18 @@ Role: one check, made once at import of `shoal`. Owner: nobody.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 
 #: Oldest kernel shoal supports: pidfd_open and waiting on pidfds (5.3), close_range (5.9), plus long-term support.
 OLDEST_KERNEL = (5, 10)
+
+
+#: What a system that forbids a call says; anything else (no descriptors left) is no answer to the question.
+_REFUSALS = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL)
+_checked = False
 
 
 def kernel_version(release: str) -> tuple[int, int]:
@@ -40,22 +46,28 @@ def missing(system: str, release: str) -> str | None:
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
-        return f"shoal needs pidfd_open, which this system refuses: {error.strerror}"
+        if error.errno in _REFUSALS:
+            return f"shoal needs pidfd_open, which this system refuses: {error.strerror}"
     try:
         os.close(os.memfd_create("shoal-check", os.MFD_CLOEXEC))
     except OSError as error:
-        return f"shoal needs memfd_create, which this system refuses: {error.strerror}"
+        if error.errno in _REFUSALS:
+            return f"shoal needs memfd_create, which this system refuses: {error.strerror}"
     return None
 
 
 def check_platform() -> None:
-    """Return if shoal can run here.
+    """Return if shoal can run here. Looks once per process.
 
     Raises:
         UnsupportedPlatform: Not Linux, a kernel before 5.10, or no pidfd_open or memfd_create.
     """
+    global _checked
+    if _checked:
+        return
     reason = missing(sys.platform, os.uname().release if hasattr(os, "uname") else "")
     if reason is not None:
         from shoal.errors import UnsupportedPlatform  # lazily: it pulls in concurrent.futures
 
         raise UnsupportedPlatform(reason=reason)
+    _checked = True

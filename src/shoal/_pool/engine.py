@@ -58,13 +58,14 @@ class Engine:
     """One running pool."""
 
     def __init__(self, options: PoolOptions) -> None:
+        self.main_is_lost = options.start_method != "fork" and main_module().kind == "none"
+        boot = self._boot_payload(options)  # may refuse; nothing is open yet
         self.core = Core(options)
         self.foreign = False
         self.closed = threading.Event()
         self.interrupted = False
         self.abandoned = False
         self.started = time.monotonic()
-        self.main_is_lost = options.start_method != "fork" and main_module().kind == "none"
         self.functions = FunctionBook(main_is_lost=self.main_is_lost)
         self._role = threading.Lock()
         self._role_owner = 0
@@ -76,7 +77,7 @@ class Engine:
         self._burst = False
         self.fleet = Fleet(
             self.core,
-            self._boot_payload(options),
+            boot,
             self._worker_ready,
             lambda worker: self.inbox.read(worker),  # noqa: PLW0108 - the inbox is made after the fleet
             lambda worker: self.deaths.gone(worker),  # noqa: PLW0108 - as above
@@ -324,6 +325,8 @@ class Engine:
 
     def cancel(self, task: Task) -> bool:
         """Give a task up. False if it is settled, or about to be. Any thread."""
+        if self.foreign:
+            return False
         with self.core.lock:
             if task.given_up or task.future is None:
                 return False
@@ -336,8 +339,10 @@ class Engine:
 
     def give_up(self, job: Job) -> None:
         """Give up what is left of a job: what waits is dropped, what runs is stopped. Any thread."""
+        if self.foreign:
+            return
         with self.core.lock:
-            if job.given_up or self.foreign:
+            if job.given_up:
                 return
             job.given_up = True
             self.core.dispatcher.drop(job)
@@ -422,6 +427,7 @@ class Engine:
         self.foreign = True
         self.core.lock = threading.Lock()
         self._role = threading.Lock()
+        self.functions.after_fork()
         self.fleet.abandon()
         self.core.poller.close()
 

@@ -19,6 +19,7 @@ from shoal._os.interpreter import importing_main, main_module
 from shoal._os.platform import check_platform
 from shoal._pool import launcher, mapping, snapshots
 from shoal._pool.engine import Engine
+from shoal._pool.failures import explain_refusal
 from shoal._pool.future import Future
 from shoal._pool.jobs import Task
 from shoal._settings import (
@@ -33,7 +34,7 @@ from shoal._settings import (
 )
 from shoal._wire import codec
 from shoal._wire.frames import Buffer
-from shoal.errors import MainGuardMissing, PoolClosed
+from shoal.errors import MainGuardMissing, PoolClosed, StartFailed
 
 T = TypeVar("T")
 
@@ -261,6 +262,7 @@ class Pool(_Surface):
         self._engine: Engine | None = None
         self._closed = False
         self._lock = threading.Lock()
+        _pools.add(self)
         if not importing_main():
             launcher.warm_up(self._pool_options.start_method)
 
@@ -276,7 +278,11 @@ class Pool(_Surface):
             if self._closed:
                 raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")
             if self._engine is None:
-                self._engine = Engine(self._pool_options)
+                try:
+                    self._engine = Engine(self._pool_options)
+                except OSError as error:
+                    reason, hint = explain_refusal(error)
+                    raise StartFailed(reason=reason, hint=hint) from error
                 weakref.finalize(self, Engine.abandon_later, self._engine).atexit = False
             return self._engine
 
@@ -353,6 +359,18 @@ class Pool(_Surface):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._engine is not None else "not started"
         return f"<shoal.Pool of {self._max_workers} workers by {self._pool_options.start_method}, {state}>"
+
+
+#: For the hook below only.
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for pool in list(_pools):
+        pool._lock = threading.Lock()  # whoever held it is not here
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class PoolView(_Surface):

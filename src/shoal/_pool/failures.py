@@ -49,3 +49,19 @@ def start_error(kind: str, reason: str, text: str | None) -> ShoalError:
         failure.__cause__ = RemoteTraceback(text or reason)
         return failure
     return StartFailed(reason=reason, hint=text)
+
+
+def explain_refusal(error: OSError) -> tuple[str, str | None]:
+    """Return (reason, hint) for a failed start."""
+    import errno
+    import resource
+
+    if error.errno == errno.EMFILE:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return (
+            f"too many open files in this program (limit {soft})",
+            f"raise the limit (ulimit -n, up to {hard}), close files, or use fewer workers: each takes six",
+        )
+    if error.errno in (errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+        return f"the system has no room for another process ({error.strerror})", "use fewer workers"
+    return str(error), None

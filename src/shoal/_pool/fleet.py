@@ -28,6 +28,7 @@ from shoal._memory.page import STAGE
 from shoal._os import cpus, processes
 from shoal._pool import launcher as launchers
 from shoal._pool.core import Core
+from shoal._pool.failures import explain_refusal
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import codec
 from shoal._wire import messages as m
@@ -166,7 +167,7 @@ class Fleet:
         try:
             worker = WorkerHandle(next(self._numbers), captured=core.options.capture != "inherit")
         except OSError as error:
-            self.fail("start", *_explain(error))
+            self.fail("start", *explain_refusal(error))
             return None
         core.workers[worker.number] = worker
         self._tokens[worker.number] = worker
@@ -175,7 +176,7 @@ class Fleet:
             events = self._launch(worker)
         except OSError as error:
             self._forget(worker)
-            self.fail("start", *_explain(error))
+            self.fail("start", *explain_refusal(error))
             return None
         worker.close_theirs()
         core.counters.workers_started += 1
@@ -424,19 +425,3 @@ def _ending(worker: WorkerHandle) -> str:
     if status.signal is not None:
         return f"was killed by {processes.signal_name(status.signal)}"
     return f"exited with code {status.code}"
-
-
-def _explain(error: OSError) -> tuple[str, str | None]:
-    """Return (reason, hint) for a failed start."""
-    import errno
-    import resource
-
-    if error.errno == errno.EMFILE:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return (
-            f"too many open files in this program (limit {soft})",
-            f"raise the limit (ulimit -n, up to {hard}), close files, or use fewer workers: each takes six",
-        )
-    if error.errno in (errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
-        return f"the system has no room for another process ({error.strerror})", "use fewer workers"
-    return str(error), None

@@ -127,6 +127,10 @@ class FunctionBook:
         record.id = next(self._numbers)
         return True
 
+    def after_fork(self) -> None:
+        """In a forked child: whoever held the lock is not here."""
+        self._lock = threading.Lock()
+
     def release(self, record: FunctionRecord) -> None:
         """Take in that a job of this function is done."""
         if record.transient:

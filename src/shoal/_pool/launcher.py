@@ -79,6 +79,9 @@ class Template:
         try:
             self.pid = _spawn_template(theirs, lifeline().read_fd)
             self.pidfd = processes.pidfd_open(self.pid)
+        except OSError:
+            self.front.close()  # the template, if it exists, ends with it
+            raise
         finally:
             theirs.close()
         spawning = method == "spawn"
@@ -187,7 +190,8 @@ def _template(method: StartMethod) -> Template:
 def warm_up(method: StartMethod) -> None:
     """Start the template, if the method has one, without waiting for it."""
     if method != "fork":
-        _template(method)
+        with contextlib.suppress(OSError):  # the first worker tries again, and tells
+            _template(method)
 
 
 def template_pids() -> set[int]:

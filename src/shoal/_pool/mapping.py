@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _PULL_S = 0.001
 #: Bounds of the buffer that `imap` chooses by itself, in items per worker and in all.
 _LEAST_PER_WORKER = 4
-_MOST_BUFFERED = 100_000
+_MOST_BUFFERED = 20_000
 
 
 def as_items(iterables: tuple[Iterable[Any], ...]) -> tuple[Sequence[Any], bool]:

@@ -24,14 +24,20 @@ class Poller:
     """Descriptors and what to call when they are ready. `add` and `remove` are safe from any thread."""
 
     def __init__(self) -> None:
+        """Raises OSError when descriptors are short; nothing stays open then."""
+        self._handlers: dict[int, Handler] = {}
+        self._wake = self._nudge = -1
         self._inner = select.epoll()
         self._outer = select.epoll()
-        self._outer.register(self._inner.fileno(), select.EPOLLIN)
-        self._handlers: dict[int, Handler] = {}
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.add(self._wake, self._woken)
-        self._nudge = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._outer.register(self._nudge, select.EPOLLIN)
+        try:
+            self._outer.register(self._inner.fileno(), select.EPOLLIN)
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.add(self._wake, self._woken)
+            self._nudge = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._outer.register(self._nudge, select.EPOLLIN)
+        except OSError:
+            self.close()
+            raise
 
     def add(self, fd: int, handler: Handler, events: int = select.EPOLLIN) -> None:
         self._handlers[fd] = handler
@@ -85,7 +91,7 @@ class Poller:
         self._handlers.clear()
         self._outer.close()
         self._inner.close()
-        with contextlib.suppress(OSError):
-            os.close(self._wake)
-            os.close(self._nudge)
-            self._wake = self._nudge = -1
+        for fd in (self._wake, self._nudge):
+            if fd >= 0:
+                os.close(fd)
+        self._wake = self._nudge = -1
