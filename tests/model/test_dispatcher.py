@@ -39,8 +39,8 @@ WORLDS = {
     "death, recall, cancel": (pairs, Limits(deaths=1, recalls=1, give_ups=1), None, [(1, SHORT), (1, SHORT)]),
     "death, recall, worn-out worker": (None, Limits(deaths=1, recalls=1), 2, [(3, LONG)]),
     "recall, give-up, worn-out worker": (greedy, Limits(recalls=1, give_ups=1), 2, [(3, LONG)]),
-    "close, recall, give-up": (greedy, Limits(recalls=1, closes=1, give_ups=1), None, [(2, SHORT), (1, UNKNOWN)]),
-    "close, death": (greedy, Limits(deaths=1, closes=1), None, [(2, SHORT), (1, UNKNOWN)]),
+    "close, recall, give-up": (greedy, Limits(recalls=1, closes=1, give_ups=1), None, [(1, SHORT), (1, SHORT)]),
+    "close, death": (greedy, Limits(deaths=1, closes=1), None, [(2, SHORT)]),
     "unpicklable item": (
         greedy,
         Limits(deaths=1, recalls=1, slow_sends=True, unsendable=("a", 1)),
