@@ -24,7 +24,8 @@ PERIOD_S = 0.02
 class Storm:
     """Sends `signum` to a random worker every `period_s`, as long as the `with` block lasts.
 
-    Workers that are still starting are spared: dying thrice in a row while starting has an outcome of its own.
+    Spared are workers that are still starting, because dying thrice in a row while starting has an outcome of its own,
+    and workers that run a task which was hit twice: one more time would make it poison.
     Only workers that `pool.workers` shows may be hit, and through a pidfd, so never a process of somebody else's.
     """
 
@@ -37,6 +38,7 @@ class Storm:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._blow, name="storm")
         self._problem = None
+        self._victims = Counter()
 
     def __enter__(self):
         self._thread.start()
@@ -50,21 +52,27 @@ class Storm:
     def _blow(self):
         try:
             while not self._over.wait(self._period_s):
-                pids = [one.pid for one in self._pool.workers if one.state in {"idle", "busy", "spare"} and one.pid]
-                if pids:
-                    self._hit(self._random.choice(pids))
+                workers = [one for one in self._pool.workers if one.pid and self._may_hit(one)]
+                if workers:
+                    self._hit(self._random.choice(workers))
         except Exception as problem:
             self._problem = problem
 
-    def _hit(self, pid):
+    def _may_hit(self, worker):
+        return worker.state in {"idle", "busy", "spare"} and self._victims[worker.task] < 2
+
+    def _hit(self, worker):
         try:
-            pidfd = processes.pidfd_open(pid)
+            pidfd = processes.pidfd_open(worker.pid)
         except ProcessLookupError:
             return
         try:
-            # Between the snapshot and here the pid may have been given to somebody else, in theory.
-            if any(one.pid == pid for one in self._pool.workers):
-                self.hits += processes.kill_pidfd(pidfd, self._signum)
+            # Since the snapshot the pid may have been given to somebody else, in theory, and the worker to another task.
+            now = [one for one in self._pool.workers if one.pid == worker.pid and self._may_hit(one)]
+            if now and processes.kill_pidfd(pidfd, self._signum):
+                self.hits += 1
+                if now[0].task is not None:
+                    self._victims[now[0].task] += 1
         finally:
             os.close(pidfd)
 

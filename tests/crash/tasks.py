@@ -67,6 +67,10 @@ class DiesWhenUnpickled:
 # --- tasks --------------------------------------------------------------------------------------
 
 
+def nothing():
+    """As an initializer: have this file imported."""
+
+
 def echo(value):
     return value
 
