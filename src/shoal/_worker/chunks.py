@@ -117,6 +117,7 @@ class Chunk:
             at += done
             if failure is not None:
                 self._words[DONE] += 1
+                self._words[INDEX] = at  # K1: pickling an exception can end the process, too
                 captured = functions.captured(failure, self._function_id)
                 self._report((m.FAILED, self.span, at, captured, elapsed if not done else 0))
                 at += 1
