@@ -99,6 +99,16 @@ def return_what_dies_when_unpickled(manner):
     return DiesWhenUnpickled(manner)
 
 
+def die_on_two(manner, item):
+    if item == 2:
+        die(manner)
+    return item
+
+
+def return_what_dies_on_two(manner, item):
+    return DiesWhenPickled(manner) if item == 2 else item
+
+
 def die_once(manner, marker):
     """Die the first time, return "alive" later: `marker` is a file that remembers."""
     try:

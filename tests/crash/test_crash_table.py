@@ -29,19 +29,18 @@ from tests.support import eventually, is_alive, process_table
 #: What each row expects, in the order of `tasks.MANNERS`. A class is the error; VALUE is the result itself.
 VALUE = "the value"
 NEVER = "cannot be"
-ITS_OWN = "raised in the caller, by submit()"
 
 TABLE = {
     #                        exception       sys.exit      os._exit    SIGKILL     SIGSEGV     SIGABRT     SIGSTOP    memory
-    "task pickled":         (NotPicklable,   ITS_OWN,      NEVER,      NEVER,      NEVER,      NEVER,      NEVER,     NotPicklable),
+    "task pickled":         (NotPicklable,   NotPicklable, NEVER,      NEVER,      NEVER,      NEVER,      NEVER,     NotPicklable),
     "map item pickled":     (NotPicklable,   NotPicklable,  NEVER,      NEVER,      NEVER,      NEVER,      NEVER,     NotPicklable),
     "function unpickled":   (Boom,           RemoteError,  WorkerDied, WorkerDied, WorkerDied, WorkerDied, TaskTimeout, MemoryError),
     "argument unpickled":   (Boom,           RemoteError,  WorkerDied, WorkerDied, WorkerDied, WorkerDied, TaskTimeout, MemoryError),
     "initializer":          (InitializerFailed,) * 6 + (VALUE, InitializerFailed),
     "function running":     (Boom,           RemoteError,  WorkerDied, WorkerDied, WorkerDied, WorkerDied, TaskTimeout, MemoryError),
     "map item running":     (Boom,           RemoteError,  WorkerDied, WorkerDied, WorkerDied, WorkerDied, TaskTimeout, MemoryError),
-    "result pickled":       (NotPicklable,   RemoteError,  WorkerDied, WorkerDied, WorkerDied, WorkerDied, TaskTimeout, NotPicklable),
-    "map result pickled":   (NotPicklable,   RemoteError,  WorkerDied, WorkerDied, WorkerDied, WorkerDied, TaskTimeout, NotPicklable),
+    "result pickled":       (NotPicklable,   NotPicklable, WorkerDied, WorkerDied, WorkerDied, WorkerDied, TaskTimeout, NotPicklable),
+    "map result pickled":   (NotPicklable,   NotPicklable, WorkerDied, WorkerDied, WorkerDied, WorkerDied, TaskTimeout, NotPicklable),
     "result half sent":     (WorkerDied,     WorkerDied,   WorkerDied, WorkerDied, WorkerDied, WorkerDied, TaskTimeout, WorkerDied),
     "result unpickled":     (RemoteError,    RemoteError,  NEVER,      NEVER,      NEVER,      NEVER,      NEVER,     RemoteError),
     "after the reply":      (VALUE,) * 8,
@@ -161,7 +160,7 @@ def check_words(error, manner):
     elif isinstance(error, TaskTimeout):
         assert error.timeout == LIMIT_S
         assert error.obituary is not None
-    elif isinstance(error, RemoteError) and manner == "sys.exit":
+    elif isinstance(error, RemoteError | NotPicklable) and manner == "sys.exit":
         assert "SystemExit" in str(error)
 
 
@@ -176,8 +175,7 @@ def is_stopped(pid):
 def task_pickled(play):
     pool = play.open()
     innocents = play.innocents()
-    kind = SystemExit if play.expected is ITS_OWN else play.expected
-    with pytest.raises(kind):
+    with pytest.raises(play.expected):
         pool.submit(tasks.echo, tasks.DiesWhenPickled(play.manner))
     assert [future.result() for future in innocents] == list(range(INNOCENTS))
     play.answers()
@@ -231,13 +229,7 @@ def function_running(play):
 
 def map_item_running(play):
     play.open()
-    play.settle_map(functools.partial(_die_on_two, play.manner), list(range(6)), at=2)
-
-
-def _die_on_two(manner, item):
-    if item == 2:
-        tasks.die(manner)
-    return item
+    play.settle_map(functools.partial(tasks.die_on_two, play.manner), list(range(6)), at=2)
 
 
 def result_pickled(play):
@@ -247,11 +239,7 @@ def result_pickled(play):
 
 def map_result_pickled(play):
     play.open()
-    play.settle_map(functools.partial(_return_what_dies_on_two, play.manner), list(range(6)), at=2)
-
-
-def _return_what_dies_on_two(manner, item):
-    return tasks.DiesWhenPickled(manner) if item == 2 else item
+    play.settle_map(functools.partial(tasks.return_what_dies_on_two, play.manner), list(range(6)), at=2)
 
 
 def result_half_sent(play):
