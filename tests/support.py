@@ -371,7 +371,9 @@ def _descriptors() -> dict[int, str]:
 
 def _segments() -> dict[str, str]:
     """Named segments of the machine, and the memory files and named segments mapped here."""
-    found = {name: f"shared memory: /dev/shm/{name}" for name in _listing("/dev/shm")}
+    # Semaphores there are multiprocessing's; shoal makes none, and any other program on the machine may.
+    names = [name for name in _listing("/dev/shm") if not name.startswith("sem.")]
+    found = {name: f"shared memory: /dev/shm/{name}" for name in names}
     for line in _read("/proc/self/maps").splitlines():
         columns = line.split(maxsplit=5)
         if len(columns) == 6 and columns[5].startswith(("/memfd:", "/dev/shm/")):
