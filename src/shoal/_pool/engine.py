@@ -58,7 +58,8 @@ class Engine:
     """One running pool."""
 
     def __init__(self, options: PoolOptions) -> None:
-        self.main_is_lost = options.start_method != "fork" and main_module().kind == "none"
+        # At a prompt `__main__` grows: even a fork of this program may be older than what is named now.
+        self.main_is_lost = main_module().kind == "none"
         boot = self._boot_payload(options)  # may refuse; nothing is open yet
         self.core = Core(options)
         self.foreign = False

@@ -98,7 +98,7 @@ class _Surface(concurrent.futures.Executor):
             raise ValueError(f"chunksize must be at least 1, not {chunksize}")
         if buffersize is not None:
             check_count("buffersize", buffersize, least=1)
-        if type(self).submit is not _Surface.submit and type(self).submit is not Pool.submit:
+        if "submit" in vars(self) or type(self).submit is not _Surface.submit:
             return super().map(fn, *iterables, timeout=timeout)  # whoever overrides submit wants to see each task
         deadline = None if timeout is None else time.monotonic() + timeout
         engine = self._engine_now()
@@ -285,8 +285,6 @@ class Pool(_Surface):
                     raise StartFailed(reason=reason, hint=hint) from error
                 weakref.finalize(self, Engine.abandon_later, self._engine).atexit = False
             return self._engine
-
-    submit = _Surface.submit
 
     def using(
         self,

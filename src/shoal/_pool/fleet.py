@@ -260,6 +260,10 @@ class Fleet:
                 self.fail("guard" if guard else "main", text, None)
             case launchers.TemplateLost():
                 self._drop_launcher()
+                for worker in list(self._by_pid.values()):
+                    worker.orphaned = True
+                    if worker.state == "dead":
+                        self._bury(worker)
             case processes.ExitStatus(pid=pid):
                 worker = self._by_pid.pop(pid, None)
                 if worker is not None:
@@ -348,7 +352,7 @@ class Fleet:
         self._on_gone(worker)
         if worker.status is None and worker.pid is not None and self._launcher is not None:
             worker.status = self._launcher.status(worker.pid)
-        if worker.status is None and worker.pid is not None:
+        if worker.status is None and worker.pid is not None and not worker.orphaned:
             self._core.after(STATUS_WAIT_S, lambda: self._bury(worker))
         else:
             self._bury(worker)
@@ -365,7 +369,7 @@ class Fleet:
         if self._failed_starts >= START_TRIES:
             self._failed_starts = 0
             how = f"the last one {_ending(worker)}"
-            kind = "initializer" if self._initializer is not None else "start"
+            kind = "initializer" if self._core.options.initializer is not None else "start"
             self.fail(kind, f"{START_TRIES} workers died while they started; {how}", None)
 
     def _forget(self, worker: WorkerHandle) -> None:
