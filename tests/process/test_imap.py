@@ -365,3 +365,22 @@ def test_imap_under_options_obeys_them(pool):
     assert [outcome[0], outcome[2]] == [None, None]
     assert isinstance(outcome[1], shoal.TaskTimeout)
     assert str(outcome[1]).startswith("mine ran longer")
+
+
+def test_imap_keeps_its_pool_alive(start_method):
+    """The iterator may be all that is left of a pool; when it has ended the pool may go."""
+    results = shoal.Pool(2, start_method=start_method).imap(t.square, range(20_000))
+    gc.collect()
+    assert sum(1 for _ in results) == 20_000
+
+
+def test_map_with_a_buffersize_keeps_its_pool_alive(start_method):
+    results = shoal.Pool(2, start_method=start_method).map(t.square, range(200), buffersize=3)
+    gc.collect()
+    assert list(results) == [n * n for n in range(200)]
+
+
+def test_a_view_keeps_its_pool_alive(start_method):
+    view = shoal.Pool(2, start_method=start_method).using(timeout=30)
+    gc.collect()
+    assert view.submit(t.square, 3).result() == 9

@@ -69,8 +69,7 @@ def test_an_exception_arrives_in_the_coroutine(pool):
 def test_cancelling_the_coroutine_stops_the_task(pool, gate):
     async def main():
         future = asyncio.get_running_loop().run_in_executor(pool, gate.enter)
-        while not gate.is_entered():
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(gate.wait_until_entered)
         future.cancel()
         with pytest.raises(asyncio.CancelledError):
             await future
