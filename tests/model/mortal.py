@@ -157,14 +157,13 @@ class Mortal:
         self.on_step: Callable[[], None] | None = None  # what else happens between two steps
         self.on_idle: Callable[[], None] | None = None  # and when all is done
         self._estate = b""
-        self._starts: dict[tuple[int, int], int] = {}  # (span, index) -> earliest start ever to be read for it
+        self._started: dict[int, tuple[int, int]] = {}  # start -> the first task it was true for
 
     def step(self) -> bool:
         """Pass one step; False if dead."""
         if self.alive:
             self.steps += 1
-            span, index, started = self.page.running() or (0, 0, 0)
-            self._starts[span, index] = min(started, self._starts.get((span, index), started))
+            self._look_at_the_clock()
             if self.on_step is not None:
                 self.on_step()
             if self.steps == self._recalled_at and not self.worker.reporter.lock.locked():
@@ -172,6 +171,14 @@ class Mortal:
             if self.steps == self._dies_at:
                 self.die()
         return self.alive
+
+    def _look_at_the_clock(self) -> None:
+        """P1: the start of one task must never be read beside the number of a later one."""
+        span, index, started = self.page.running() or (0, 0, 0)
+        known = self._started.get(started)
+        if known is not None and started > 1:  # a clock that stands still says nothing
+            timed = self.jobs[span - 1].timed  # else a stretch has one start
+            self.read_early = self.read_early or span > known[0] or (timed and (span, index) > known)
 
     def die(self) -> None:
         self.alive = False
@@ -181,7 +188,7 @@ class Mortal:
         if self.alive:
             self.begun = key
             span, index, started = self.page.running() or (0, 0, 0)
-            self.read_early = self.read_early or self._starts.get((span, index), started) < started
+            self._started.setdefault(started, (span, index))
             if not self.step():
                 self.guilty = key
 

@@ -64,7 +64,7 @@ CLOCKS = {"quick": 0, "slow": DEFER_NS}
 
 @pytest.fixture(params=CLOCKS)
 def clock(request, monkeypatch):
-    ticks = itertools.count(1, CLOCKS[request.param]) if CLOCKS[request.param] else itertools.repeat(1)
+    ticks = itertools.count(2, CLOCKS[request.param]) if CLOCKS[request.param] else itertools.repeat(1)
     for module in (loop_module, chunks_module):
         monkeypatch.setattr(module, "_clock", ticks.__next__)
     monkeypatch.setattr(dispatcher_module, "share", lambda pace, held_s, waiting, workers: waiting)
