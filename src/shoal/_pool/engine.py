@@ -31,14 +31,12 @@ from shoal._pool import interrupts
 from shoal._pool.core import Core
 from shoal._pool.deaths import Deaths
 from shoal._pool.fleet import Fleet
-from shoal._pool.functions import FunctionBook, boot_payload
+from shoal._pool.functions import BootPayload, FunctionBook, boot_payload
 from shoal._pool.inbox import Inbox
 from shoal._pool.jobs import Job, Task
 from shoal._pool.outbox import Outbox
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import PoolOptions
-from shoal._wire import codec
-from shoal._wire.frames import Buffer
 from shoal.errors import PoolClosed
 
 #: Submits that follow each other within this time are a burst: the submitting thread reads for itself, because
@@ -85,7 +83,7 @@ class Engine:
             lambda worker: self.deaths.buried(worker),  # noqa: PLW0108 - as above
             lambda *why: self.deaths.hopeless(*why),  # noqa: PLW0108 - as above
         )
-        self.inbox = Inbox(self.core, self.functions, self.fleet, self.fleet.fail)
+        self.inbox = Inbox(self.core, self.functions, self.fleet)
         self.care = self.inbox.care
         self.outbox = Outbox(self.core, self.care)
         self.deaths = Deaths(self.core, self.inbox)
@@ -93,11 +91,11 @@ class Engine:
         _engines.add(self)
         self._thread.start()
 
-    def _boot_payload(self, options: PoolOptions) -> tuple[codec.Payload, list[Buffer]] | None:
+    def _boot_payload(self, options: PoolOptions) -> BootPayload | None:
         """Pickle the initializer and its arguments; a forked worker inherits them instead."""
         if options.initializer is None or options.start_method == "fork":
             return None
-        return boot_payload(options.initializer, options.initargs, by_value=self.main_is_lost)
+        return boot_payload(options.initializer, options.initargs, main_is_lost=self.main_is_lost)
 
     # --- work comes in --------------------------------------------------------------------------
 

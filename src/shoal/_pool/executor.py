@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import EllipsisType, TracebackType
 from typing import Any, TypeVar, cast, get_args
 
@@ -163,6 +164,7 @@ class _Surface(concurrent.futures.Executor):
             errors=errors,
             buffersize=buffersize,
             deadline=deadline,
+            owner=self,
         )
 
     def starmap(
@@ -329,9 +331,7 @@ class Pool(_Surface):
             wait: Block until all of that is done. Otherwise it happens in the background.
             cancel_futures: Cancel what has not started.
         """
-        with self._lock:
-            self._closed = True
-            engine = self._engine
+        engine = self._close()
         if engine is not None:
             engine.begin_close(cancel=cancel_futures)
             if wait:
@@ -339,12 +339,17 @@ class Pool(_Surface):
 
     def kill(self) -> None:
         """End the pool at once: running tasks are killed, everything unfinished is cancelled. Blocks briefly."""
-        with self._lock:
-            self._closed = True
-            engine = self._engine
+        engine = self._close()
         if engine is not None:
             engine.begin_close(kill=True)
             engine.join()
+
+    def _close(self) -> Engine | None:
+        """Take no more work; let go of what the workers were to start with."""
+        with self._lock:
+            self._closed = True
+            self._pool_options = replace(self._pool_options, initializer=None, initargs=())
+            return self._engine
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

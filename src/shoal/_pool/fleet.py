@@ -22,6 +22,7 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from shoal._memory.page import STAGE
@@ -29,8 +30,8 @@ from shoal._os import cpus, processes
 from shoal._pool import launcher as launchers
 from shoal._pool.core import Core
 from shoal._pool.failures import explain_refusal
+from shoal._pool.functions import BootPayload
 from shoal._pool.worker import WorkerHandle
-from shoal._wire import codec
 from shoal._wire import messages as m
 from shoal._wire.frames import Buffer, encode
 from shoal._worker.boot import Call
@@ -61,7 +62,7 @@ class Fleet:
     def __init__(
         self,
         core: Core,
-        boot_payload: tuple[codec.Payload, list[Buffer]] | None,
+        boot_payload: BootPayload | None,
         on_ready: Callable[[WorkerHandle], None],
         on_readable: Callable[[WorkerHandle], bool],
         on_gone: Callable[[WorkerHandle], None],
@@ -84,6 +85,7 @@ class Fleet:
         self._tokens: dict[int, WorkerHandle] = {}
         self._by_pid: dict[int, WorkerHandle] = {}
         self._failed_starts = 0
+        self._generation = 0  # failed starts reported so far
         self._by_value = False  # the initializer is sent by value
         self._spare_due = False
         self._paused = False
@@ -113,6 +115,14 @@ class Fleet:
             self._spare_due = True
             core.after(_SPARE_AFTER_S, self._make_spare)
 
+    def boot_failed(self, worker: WorkerHandle, kind: str, reason: str, text: str | None) -> None:
+        """A worker could not boot. One told to boot before the last such report tells nothing new: what was
+        submitted since deserves a try of its own.
+        """
+        if worker.generation == self._generation:
+            self._generation += 1
+            self._on_hopeless(kind, reason, text)
+
     def fail(self, kind: str, reason: str, hint: str | None) -> None:
         """No worker could be had. With others at work that is no disaster: try again later."""
         if self._count("ready"):
@@ -139,6 +149,7 @@ class Fleet:
         if worker is None:
             return False
         worker.state = "starting"
+        worker.generation = self._generation
         self._core.after(START_LOOK_S, lambda: self._look_at(worker, looks=1, stopped=False))
         message, buffers = self._boot_message(worker)
         worker.send(encode([message], buffers))
@@ -217,7 +228,7 @@ class Fleet:
         environment = dict(os.environ)
         forked = self._core.options.start_method == "fork"
         main = launcher.main_in_worker if launcher is not None else None
-        payload, buffers = self._initializer or (None, [])
+        function, args, buffers = self._initializer or (None, None, [])
         managed = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
         config: dict[str, Any] = {
             "number": worker.number,
@@ -228,7 +239,7 @@ class Fleet:
             "blas_threads": max(1, self._cpus // self._core.options.workers),
             "spin_ns": SPIN_NS if self._cpus > 1 else 0,
             "main": None if main is None else (main.kind, main.name, main.path, main.init_name),
-            "initializer": payload,
+            "initializer": None if function is None else (function, args),
             # A manager's proxies are of use only to processes that know its key.
             "authkey": bytes(managed.current_process().authkey) if managed is not None else None,
         }
@@ -278,7 +289,7 @@ class Fleet:
             worker.kill(worker.doomed)
         self._core.poller.add(pidfd, lambda _events: self.gone(worker))
 
-    def send_initializer_by_value(self, payload: tuple[codec.Payload, list[Buffer]]) -> bool:
+    def send_initializer_by_value(self, payload: BootPayload) -> bool:
         """Use `payload` from now on, because workers cannot find the initializer by name. False if it was in use."""
         if self._by_value:
             return False
@@ -406,8 +417,10 @@ class Fleet:
                 worker.kill(why)
 
     def close(self) -> None:
-        """Close what is left; every worker is buried."""
+        """Close what is left; every worker is buried. What the user gave is let go of."""
         self._drop_launcher()
+        self._initializer = self._inherited = None
+        self._core.options = replace(self._core.options, initializer=None, initargs=())
 
     def abandon(self) -> None:
         """In a forked child: close every descriptor, touch nothing else."""

@@ -29,19 +29,32 @@ REMEMBERED = 256
 REMEMBERED_BYTES = 1 << 18
 
 
+#: A pickled initializer, its pickled arguments, and the buffers of both.
+BootPayload = tuple[codec.Payload, codec.Payload, list[Buffer]]
+
+
 def boot_payload(
-    initializer: Callable[..., object], initargs: tuple[Any, ...], *, by_value: bool
-) -> tuple[codec.Payload, list[Buffer]]:
+    initializer: Callable[..., object], initargs: tuple[Any, ...], *, main_is_lost: bool, by_value: bool = False
+) -> BootPayload:
     """Pickle an initializer and its arguments, `multiprocessing`'s locks among them.
+
+    Args:
+        initializer: By name if `by_value` is false and workers can import its module.
+        initargs: By plain pickle as far as possible.
+        main_is_lost: Workers cannot import ``__main__``.
+        by_value: They cannot find the initializer by its name.
 
     Raises:
         NotPicklable: One of them cannot be sent to another process.
     """
     buffers: list[Buffer] = []
+    by_value = by_value or (main_is_lost and getattr(initializer, "__module__", None) == "__main__")
     with codec.spawning():
-        if by_value:
-            return codec.pack_function((initializer, initargs), buffers, by_value=True), buffers
-        return codec.pack((initializer, initargs), buffers, ("the initializer or its arguments,", initializer)), buffers
+        function = codec.pack_function(initializer, buffers, by_value=by_value, what="the initializer")
+        args = codec.pack(
+            initargs, buffers, ("the arguments of the initializer", initializer), main_is_lost=main_is_lost
+        )
+    return function, args, buffers
 
 
 class FunctionRecord:

@@ -11,7 +11,6 @@ Invariants
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from shoal._pool.care import Care
@@ -34,12 +33,10 @@ class Inbox:
         core: Core,
         functions: FunctionBook,
         fleet: Fleet,
-        on_failure: Callable[[str, str, str | None], None],
     ) -> None:
         self._core = core
         self._functions = functions
         self._fleet = fleet
-        self._fail = on_failure
         self.care = Care(core, self.read)
 
     def read(self, worker: WorkerHandle) -> bool:
@@ -169,18 +166,18 @@ class Inbox:
     def _boot_failed(self, worker: WorkerHandle, stage: str, captured: bytes) -> None:
         worker.state = "stopping"
         self._fleet.full = False
-        self._core.later.append(lambda: self._report_boot_failure(stage, captured))
+        self._core.later.append(lambda: self._report_boot_failure(worker, stage, captured))
 
-    def _report_boot_failure(self, stage: str, captured: bytes) -> None:
+    def _report_boot_failure(self, worker: WorkerHandle, stage: str, captured: bytes) -> None:
         error = remote.rebuild(captured)
         text = str(error.__cause__ or error).strip().strip('"').strip()
         options = self._core.options
         if stage == "unknown" and options.initializer is not None:
-            by_value = boot_payload(options.initializer, options.initargs, by_value=True)
+            by_value = boot_payload(options.initializer, options.initargs, main_is_lost=True, by_value=True)
             with self._core.lock:
                 if self._fleet.send_initializer_by_value(by_value):
                     self._core.poller.wake()
                     return
         kind = "guard" if isinstance(error, MainGuardMissing) else "main" if stage == "main" else "initializer"
         with self._core.lock:
-            self._fail(kind, f"{type(error).__name__}: {error}", text)
+            self._fleet.boot_failed(worker, kind, f"{type(error).__name__}: {error}", text)

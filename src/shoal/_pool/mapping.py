@@ -128,8 +128,10 @@ class Stream:
         errors: ErrorMode,
         buffersize: int | None,
         deadline: float | None = None,
+        owner: object = None,
     ) -> None:
         self._deadline = deadline
+        self._owner = owner  # the pool: it ends when nobody holds it, and we do
         record = engine.functions.record(fn)
         star = star or len(iterables) > 1
         self._engine = engine

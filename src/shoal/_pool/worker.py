@@ -40,6 +40,7 @@ class WorkerHandle:
         self.state: State = "spare"
         self.pid: int | None = None
         self.pidfd: int | None = None
+        self.generation = 0  # failed starts that had been reported when it was told to boot
         self.orphaned = False  # its template died, so nobody will tell how it ended
         self.status: processes.ExitStatus | None = None
         self.seen_done = -1  # tasks done at the last look at it

@@ -164,14 +164,14 @@ def pack_plain(items: Any) -> bytes | None:
     return out.getvalue()
 
 
-def pack_function(fn: Any, buffers: list[Buffer], *, by_value: bool) -> Payload:
+def pack_function(fn: Any, buffers: list[Buffer], *, by_value: bool, what: str = "the function") -> Payload:
     """Pickle a function: by name when a worker can find it by name, else by value.
 
     Raises:
         NotPicklable: It holds something that cannot be pickled.
     """
     if not by_value:
-        return pack(fn, buffers, ("the function", fn))
+        return pack(fn, buffers, (what, fn))
     found: list[Buffer] = []
 
     def out_of_band(buffer: pickle.PickleBuffer) -> bool:
@@ -184,7 +184,7 @@ def pack_function(fn: Any, buffers: list[Buffer], *, by_value: bool) -> Payload:
     try:
         data = _dumps(fn, out_of_band, by_value=True)
     except Exception as error:
-        raise refused(fn, ("the function", fn), error) from error
+        raise refused(fn, (what, fn), error) from error
     buffers.append(data)
     buffers += found
     return None, len(buffers) - len(found) - 1, len(found) + 1

@@ -85,9 +85,9 @@ def _isolate(fds: dict[str, int], *, captured: bool) -> None:
     if captured:
         os.dup2(fds["output"], 1)
         os.dup2(fds["errors"], 2)
-    for name in ("null", "output", "errors"):
-        if fds[name] > 2:
-            os.close(fds[name])
+    for fd in {fds[name] for name in ("null", "output", "errors")}:  # one and the same if nothing is captured
+        if fd > 2:
+            os.close(fd)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it lives as long as the process
     sys.stdout = _stream(1)
     sys.stderr = _stream(2)
@@ -122,11 +122,12 @@ def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
         page.words[STAGE] = page_module.INITIALIZING
         if config["initializer"] is not None:
             stage = "unknown"
-            inherited = codec.unpack(config["initializer"], buffers)
+            function, args = config["initializer"]
+            inherited = codec.unpack(function, buffers), codec.unpack(args, buffers)
             stage = "initializer"
         if inherited is not None:
-            function, args = inherited
-            function(*args)
+            initializer, initargs = inherited
+            initializer(*initargs)
     except BaseException as error:
         failed: list[Buffer] = []
         worker.reporter.report((m.BOOT_FAILED, stage, remote.capture(error, stage)), failed, 0, more=False)
