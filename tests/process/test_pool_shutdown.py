@@ -154,13 +154,23 @@ def test_results_stay_available_after_shutdown(pool):
     assert not future.cancel()
 
 
-def test_callbacks_of_the_last_results_are_called(pool):
+def test_shutdown_returns_after_the_callbacks_of_the_last_results(pool):
     calls = []
-    for n in range(20):
+    for n in range(50):
         pool.submit(t.square, n).add_done_callback(lambda future: calls.append(future.result()))
     pool.shutdown()
-    eventually(lambda: len(calls) == 20, what="all callbacks")
-    assert sorted(calls) == sorted(n * n for n in range(20))
+    assert sorted(calls) == sorted(n * n for n in range(50))
+
+
+def test_a_callback_is_called_before_much_later_results_are_seen(pool_factory):
+    """Progress bars count so: when the last of many results is there, so are the callbacks of all but the latest."""
+    pool = pool_factory(1)
+    calls = []
+    futures = [pool.submit(t.nap, 0.002, n) for n in range(50)]
+    for future in futures:
+        future.add_done_callback(calls.append)
+    assert futures[-1].result() == 49
+    assert len(calls) >= 45
 
 
 # --- context manager ----------------------------------------------------------------------------

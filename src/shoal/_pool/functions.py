@@ -49,11 +49,9 @@ def boot_payload(
     """
     buffers: list[Buffer] = []
     by_value = by_value or (main_is_lost and getattr(initializer, "__module__", None) == "__main__")
-    with codec.spawning():
-        function = codec.pack_function(initializer, buffers, by_value=by_value, what="the initializer")
-        args = codec.pack(
-            initargs, buffers, ("the arguments of the initializer", initializer), main_is_lost=main_is_lost
-        )
+    function = codec.pack_function(initializer, buffers, by_value=by_value, what="the initializer")
+    what = "the arguments of the initializer", initializer
+    args = codec.pack_spawning(initargs, buffers, what, main_is_lost=main_is_lost)
     return function, args, buffers
 
 

@@ -15,12 +15,11 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
 import io
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from shoal._wire.frames import LARGE_BYTES, Buffer
@@ -125,26 +124,30 @@ class _Spotter(pickle.Pickler):
         return NotImplemented
 
 
-@contextlib.contextmanager
-def spawning() -> Iterator[None]:
-    """While active, `multiprocessing`'s locks, semaphores and events pickle, as when it starts a process itself.
+def pack_spawning(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool) -> Payload:
+    """As `pack`, but `multiprocessing`'s locks, semaphores and events pickle too, as when it starts a process itself.
 
     Only those of a spawn or forkserver context: one of a fork context has no name another program could open.
     """
     context = sys.modules.get("multiprocessing.context")
-    if context is None:  # then there is no such lock either
-        yield
-        return
-    before = context.get_spawning_popen()
-    context.set_spawning_popen(_Spawning())
-    try:
-        yield
-    finally:
-        context.set_spawning_popen(before)
+    if context is not None:  # else there is no such lock either
+        from multiprocessing.reduction import ForkingPickler
+
+        before = context.get_spawning_popen()
+        context.set_spawning_popen(_Spawning())
+        try:
+            data = bytes(ForkingPickler.dumps(obj, 5))
+        except Exception:
+            data = b""  # `pack` may yet do it by value, and says why if it cannot
+        finally:
+            context.set_spawning_popen(before)
+        if data and len(data) < LARGE_BYTES and not (main_is_lost and b"__main__" in data):
+            return data
+    return pack(obj, buffers, what, main_is_lost=main_is_lost)
 
 
 class _Spawning:
-    """Stands for the process that is being started; see `spawning`."""
+    """Stands for the process that is being started; see `pack_spawning`."""
 
     def duplicate_for_child(self, fd: int) -> int:
         raise TypeError(f"descriptor {fd} of a multiprocessing queue, pipe or array cannot be passed here")
