@@ -323,6 +323,23 @@ def _put_in_both(shared, queue, n):
     queue.put(n)
 
 
+@pytest.mark.no_leak_audit("multiprocessing keeps a thread and a socket for passing descriptors")
+def test_a_pipe_end_as_argument_works_or_is_refused_but_never_misdirected(pool):
+    """As a bare number it would name some other descriptor of the worker."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer:
+        try:
+            pool.submit(_send, writer, "hello").result()
+        except (shoal.NotPicklable, concurrent.futures.BrokenExecutor):
+            return
+        assert reader.poll(HANG_LIMIT_S)
+        assert reader.recv() == "hello"
+
+
+def _send(writer, what):
+    writer.send(what)
+
+
 def test_a_task_may_start_a_process_of_multiprocessing(pool):
     assert pool.submit(_run_a_process).result() == 0
 

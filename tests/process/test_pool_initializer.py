@@ -113,10 +113,10 @@ def test_what_is_not_callable_is_refused_as_initializer():
 
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "Event", "Condition"])
-def test_initargs_may_hold_a_lock_of_multiprocessing(pool_factory, start_method, kind):
+def test_initargs_may_hold_a_lock_of_multiprocessing(start_method, kind):
     """The documented way to share one with a ProcessPoolExecutor, and what progress bars do."""
     lock = getattr(multiprocessing.get_context(start_method), kind)()
-    with pool_factory(2, initializer=t.remember, initargs=(lock,)) as pool:
+    with shoal.Pool(2, start_method=start_method, initializer=t.remember, initargs=(lock,)) as pool:
         if kind == "Event":
             pool.submit(_set_event).result()
             assert lock.is_set()
@@ -126,30 +126,32 @@ def test_initargs_may_hold_a_lock_of_multiprocessing(pool_factory, start_method,
 
 @pytest.mark.start_methods("fork")
 @pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
-def test_a_forked_worker_inherits_a_queue_of_multiprocessing(pool_factory, start_method, kind):
+def test_a_forked_worker_inherits_a_queue_of_multiprocessing(start_method, kind):
     queue = getattr(multiprocessing.get_context(start_method), kind)()
-    with pool_factory(1, initializer=t.remember, initargs=(queue,)) as pool:
+    with shoal.Pool(1, start_method=start_method, initializer=t.remember, initargs=(queue,)) as pool:
         pool.submit(_put, "from the worker").result()
         assert queue.get() == "from the worker"
     queue.close()
 
 
+@pytest.mark.no_leak_audit("multiprocessing keeps its heap for ever")
 @pytest.mark.start_methods("fork")
-def test_a_forked_worker_inherits_a_shared_value_of_multiprocessing(pool_factory, start_method):
+def test_a_forked_worker_inherits_a_shared_value_of_multiprocessing(start_method):
     value = multiprocessing.get_context(start_method).RawValue("i", 0)
-    with pool_factory(1, initializer=t.remember, initargs=(value,)) as pool:
+    with shoal.Pool(1, start_method=start_method, initializer=t.remember, initargs=(value,)) as pool:
         pool.submit(_set_value, 7).result()
         assert value.value == 7
 
 
+@pytest.mark.no_leak_audit("multiprocessing keeps its heap for ever, and a refused object for its error")
 @pytest.mark.start_methods("forkserver", "spawn")
 @pytest.mark.parametrize("kind", ["Queue", "SimpleQueue", "Value"])
-def test_what_needs_a_descriptor_passed_is_refused_as_initarg_and_not_half_sent(pool_factory, start_method, kind):
+def test_what_needs_a_descriptor_passed_is_refused_as_initarg_and_not_half_sent(start_method, kind):
     """`multiprocessing` passes descriptors to its own children only; a Manager's queue works everywhere."""
     made = getattr(multiprocessing.get_context(start_method), kind)(*("i", 0) if kind == "Value" else ())
-    pool = pool_factory(1, initializer=t.remember, initargs=(made,))
-    with pytest.raises(shoal.NotPicklable, match="initializer"):
-        pool.submit(t.square, 3)
+    with shoal.Pool(1, start_method=start_method, initializer=t.remember, initargs=(made,)) as pool:
+        with pytest.raises(shoal.NotPicklable, match="initializer"):
+            pool.submit(t.square, 3)
     if kind != "Value":
         made.close()
 
