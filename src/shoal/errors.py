@@ -316,6 +316,8 @@ def _innermost_frame(stack: str) -> str | None:
     threads = re.split(r"^(?=(?:Current thread|Thread) )", stack, flags=re.MULTILINE)
     chosen = next((one for one in threads if one.startswith("Current thread")), threads[-1])
     frame = re.search(r'^\s*File "(.*)", line (\d+) in (.+)$', chosen, re.MULTILINE)
+    if frame and "/shoal/_worker/" in frame[1]:
+        return None  # the task is a function of a native library: our own line tells nothing
     return f"line {frame[2]} of {frame[1]}, in {frame[3]}" if frame else None
 
 

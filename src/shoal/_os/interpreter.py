@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import os
 import sys
-from types import ModuleType
+from types import FrameType, ModuleType
 
 _MP_MAIN = "__mp_main__"
 
 #: Set while `import_main` runs the program's main module here: whoever starts work then has no main guard.
 _importing = False
 
+_is_worker = False
+
 #: Mains we replaced: their functions may still be called, and a collected module takes its globals along.
 _replaced_mains: list[ModuleType] = []
 
 
-def _working_directory() -> str | None:
+def working_directory() -> str | None:
+    """Return the current directory, or `None` if it was removed."""
     try:
         return os.getcwd()
     except OSError:  # it was removed
@@ -30,7 +33,7 @@ def _working_directory() -> str | None:
 
 
 #: A relative `__main__.__file__` is meant from here; the program may have moved since.
-_STARTED_IN = _working_directory()
+_STARTED_IN = working_directory()
 
 
 class MainModule:
@@ -135,9 +138,30 @@ def import_main(main: MainModule) -> None:
     sys.modules["__main__"] = sys.modules[main.init_name] = module
 
 
+def mark_worker() -> None:
+    """Note that this process is a worker."""
+    global _is_worker
+    _is_worker = True
+
+
 def importing_main() -> bool:
     """Say whether this process is a worker or template that is running the program's main module right now."""
     return _importing
+
+
+def unguarded_import() -> str | None:
+    """Return the file and line of the module code that is running now, if a worker or template runs it by importing.
+
+    Whoever starts processes from there would do so in every worker again, without end.
+    """
+    if not (_importing or _is_worker):
+        return None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return None
 
 
 def _run(main: MainModule) -> dict[str, object]:

@@ -36,6 +36,8 @@ RECALL_S = 0.002
 #: Longest pause between two tries to take work back or to stop a given-up task.
 _SLOWEST_S = 0.05
 
+#: Why a worker is killed that closed its socket, most likely by its task's doing.
+CLOSED_CONNECTION = "it closed its connection"
 TIMED_OUT = "its task ran longer than its timeout"
 GIVEN_UP = "its task was given up"
 
@@ -182,7 +184,7 @@ class Care:
         condemned = self._condemned.pop(worker.number, None)
         if condemned is not None:
             return condemned
-        return None if worker.doomed else announced
+        return None if worker.doomed and worker.doomed != CLOSED_CONNECTION else announced
 
     def sentence(self, worker: WorkerHandle, job: Job, index: int) -> Sentence | None:
         """Return what makes the error a culprit fails with, or None if it is tried again."""
@@ -210,7 +212,7 @@ class Care:
         """Set a task aside for another run after a pause; False if it has had its runs."""
         tries = job.tries(index)
         tries.runs += 1
-        if tries.runs > job.options.retries or job.given_up:
+        if tries.runs > job.options.retries or job.given_up or self._core.killed:
             return False
         self._core.counters.retried += 1
         pause_s = min(BACKOFF_LIMIT_S, job.options.backoff_s * 2 ** (tries.runs - 1)) * random.uniform(0.5, 1.0)

@@ -11,6 +11,7 @@ The rules, for every part
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -49,8 +50,9 @@ class Core:
         self.timers = Timers()
         self.poller = Poller()
         self.workers: dict[int, WorkerHandle] = {}
-        self.later: list[Callable[[], None]] = []
+        self.later: deque[Callable[[], None]] = deque()
         self.counters = Counters()
+        self.killed = False  # ended at once: nothing is tried again
         self.closing = False  # no new work; end when the rest is done
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:

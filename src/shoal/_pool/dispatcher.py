@@ -40,7 +40,7 @@ SILENT_LOSSES = 3
 class Span:
     """Tasks `start..stop` of one job, handed over together. `start` moves up as they finish."""
 
-    __slots__ = ("cost_s", "dropped", "id", "job", "lost", "start", "stop", "worker")
+    __slots__ = ("cost_s", "dropped", "id", "job", "lost", "sent", "start", "stop", "worker")
 
     def __init__(self, job: Job, start: int, stop: int) -> None:
         self.job = job
@@ -50,6 +50,7 @@ class Span:
         self.cost_s = 0.0  # expected seconds per task, as assumed when handed over
         self.lost = 0  # times a worker died with it, unannounced
         self.worker: int | None = None  # who has it in flight; None while it waits
+        self.sent = False  # taken by whoever encodes and sends
         self.dropped = False  # still in the backlog's queue, but counted out of it
 
     def __len__(self) -> int:
@@ -225,9 +226,8 @@ class Dispatcher:
         return handed
 
     def _hand(self, slot: Slot, span: Span, count: int) -> Span:
-        if count >= len(span):
-            self._backlog.popleft()
-        else:
+        whole = count >= len(span)
+        if not whole:
             piece = Span(span.job, span.start, span.start + count)
             span.start += count
             span = piece
@@ -236,8 +236,11 @@ class Dispatcher:
         cost_s = span.job.pace.cost_s
         span.cost_s = HOLD_S if cost_s is None else cost_s
         span.worker = slot.number
+        span.sent = False
         self.waiting -= len(span)
         slot.in_flight[span.id] = span
+        if whole:  # only now: a signal that strikes in between must not lose it
+            self._backlog.popleft()
         slot.held_s += len(span) * span.cost_s
         self._idle.pop(slot.number, None)
         if slot.allowance is not None:

@@ -16,13 +16,15 @@ Invariants
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures._base import LOGGER
 from typing import Any
 
@@ -46,6 +48,8 @@ BURST_S = 100e-6
 BURST_READ_S = 500e-6
 #: After a burst the background thread takes over within this time.
 BURST_OVER_S = 1e-3
+#: After the end, whoever still waits looks again this often: what it waits for is being told by another thread.
+_LAST_WORDS_S = 0.01
 #: A waiting caller looks this long before it sleeps: waking up costs more.
 SPIN_S = 50e-6
 
@@ -69,7 +73,8 @@ class Engine:
         self._role = threading.Lock()
         self._role_owner = 0
         self._spins = (os.cpu_count() or 1) > 1
-        self._asked: list[Callable[[], None]] = []  # for the pump, from any thread
+        self._ended = False  # the background thread calls nobody back any more
+        self._asked: deque[Callable[[], None]] = deque()  # for the pump, from any thread
         self._callbacks: deque[Callable[[], None]] = deque()
         self._submitted = 0.0  # when the last task was submitted
         self._read = 0.0  # when somebody last read
@@ -114,7 +119,7 @@ class Engine:
             for worker in handed:
                 self.outbox.send(worker)
         except (KeyboardInterrupt, SystemExit):
-            self._distrust(handed)
+            self._catch_up()
             raise
         now, before = time.monotonic(), self._submitted
         self._submitted = now
@@ -128,14 +133,16 @@ class Engine:
             self.core.poller.mask()
             self._burst = True  # after masking: the background thread unmasks whenever it finds this set for too long
             self.core.poller.nudge()
-        elif now - self._read > BURST_READ_S and self._role.acquire(blocking=False):
-            self._role_owner = threading.get_ident()
-            try:
-                with interrupts.deferred() as shield:
-                    self._pump(0.0, shield)
-            finally:
-                self._role_owner = 0
-                self._role.release()
+        elif now - self._read > BURST_READ_S:
+            with interrupts.deferred() as shield:
+                if self._role.acquire(blocking=False):
+                    self._role_owner = threading.get_ident()
+                    try:
+                        if not self.closed.is_set():
+                            self._pump(0.0, shield)
+                    finally:
+                        self._role_owner = 0
+                        self._role.release()
             self._read = time.monotonic()
 
     def submit_many(self, job: Job, start: int, stop: int) -> None:
@@ -152,7 +159,7 @@ class Engine:
                 for worker in handed:
                     self.outbox.send(worker)
         except (KeyboardInterrupt, SystemExit):
-            self._distrust(handed)
+            self._catch_up()
             raise
 
     def _check_open(self) -> None:
@@ -163,10 +170,16 @@ class Engine:
         if self.core.closing:
             raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")
 
-    def _distrust(self, handed: Sequence[WorkerHandle]) -> None:
-        """A signal hit us between handing over and sending (N2): those workers start over."""
-        for worker in handed:
-            worker.kill("it was interrupted while it was handed work")
+    def _catch_up(self) -> None:
+        """A signal struck while work was handed over: send what was not sent; who cannot be trusted starts over (N2)."""
+        with self.core.lock:
+            workers = list(self.core.workers.values())
+            for worker in workers:
+                for span in self.core.dispatcher.spans_at(worker.number):
+                    if not span.sent and span not in worker.unsent:
+                        worker.kill("it was interrupted while it was handed work")
+        for worker in workers:
+            self.outbox.send(worker)
 
     # --- the role -------------------------------------------------------------------------------
 
@@ -187,42 +200,48 @@ class Engine:
                 self._check_open()
             if limit is not None and time.monotonic() >= limit:
                 return
-            if self._role_owner == threading.get_ident():  # a callback that waits: read on from here
+            if self._role_owner == threading.get_ident():  # unpickling code that waits: read on from here
                 self._pump(_left(limit))
-            elif self._role.acquire(blocking=False):
-                self._lead(ready, limit)
-            else:
+            elif self.closed.is_set() or not self._lead(ready, limit):
                 changed = condition()
                 with changed:
                     if not ready():
-                        changed.wait(_left(limit))
+                        changed.wait(_LAST_WORDS_S if self.closed.is_set() else _left(limit))
 
-    def _lead(self, ready: Callable[[], bool], limit: float | None) -> None:
-        """Read the sockets until `ready()`; with the role just taken."""
-        poller = self.core.poller
-        self._role_owner = threading.get_ident()
+    def _lead(self, ready: Callable[[], bool], limit: float | None) -> bool:
+        """Read the sockets until `ready()`. False if another thread has the role."""
         try:
-            if self.closed.is_set():
-                return
-            poller.mask()
+            # The shield goes around the role, so that no signal strikes between taking it and giving it back.
             with interrupts.deferred() as shield:
-                spin_until = time.monotonic() + SPIN_S if self._spins else 0.0
-                while not ready() and not self.closed.is_set():
-                    if limit is not None and time.monotonic() >= limit:
-                        return
-                    spinning = time.monotonic() < spin_until
-                    if self._pump(0.0 if spinning else _left(limit), shield):
-                        spin_until = time.monotonic() + SPIN_S if self._spins else 0.0
+                if not self._role.acquire(blocking=False):
+                    return False
+                self._role_owner = threading.get_ident()
+                try:
+                    self._read_until(ready, limit, shield)
+                finally:
+                    self._role_owner = 0
+                    self._burst = False
+                    self.core.poller.unmask()
+                    self._role.release()
+                    if self.core.timers.wait_s() is not None:
+                        self.core.poller.wake()  # the background thread has not been counting
         except KeyboardInterrupt:
             self.interrupted = True
             raise
-        finally:
-            self._role_owner = 0
-            self._burst = False
-            poller.unmask()
-            self._role.release()
-            if self.core.timers.wait_s() is not None:
-                poller.wake()  # the background thread sleeps without a limit while somebody else has the role
+        return True
+
+    def _read_until(self, ready: Callable[[], bool], limit: float | None, shield: interrupts.Shield) -> None:
+        if self.closed.is_set():
+            return
+        self.core.poller.mask()
+        spin_s = SPIN_S if self._spins else 0.0
+        spin_until = time.monotonic() + spin_s
+        while not ready() and not self.closed.is_set():
+            now = time.monotonic()
+            if limit is not None and now >= limit:
+                return
+            if self._pump(0.0 if now < spin_until else _left(limit), shield):
+                spin_until = time.monotonic() + spin_s
 
     def _background(self) -> None:
         """Read when nobody waits; serve callbacks, timers and deaths."""
@@ -252,19 +271,23 @@ class Engine:
             self._call_back()
         with self._role:
             core.poller.close()
+        self._ended = True
         self._call_back()
 
     def _in_burst_now(self) -> bool:
         return self._burst  # asked again because another thread may have changed it
 
     def call_later(self, callback: Callable[[], None]) -> None:
-        """Have the background thread call `callback`. Any thread."""
+        """Have the background thread call `callback`; here, if that thread has ended. Any thread."""
         self._callbacks.append(callback)
         self.core.poller.nudge()
+        if self._ended:
+            self._call_back()
 
     def _call_back(self) -> None:
         while self._callbacks:
-            self._callbacks.popleft()()
+            with contextlib.suppress(IndexError):  # two threads may be at it in the end
+                self._callbacks.popleft()()
 
     def _pump(self, timeout: float | None, shield: interrupts.Shield = interrupts.NO_SHIELD) -> bool:
         """Wait for something to happen, and deal with all that has. With the role. True if anything did."""
@@ -278,22 +301,17 @@ class Engine:
             for fd, what in events:
                 handler = core.poller.handler(fd)
                 if handler is not None:
-                    handler(what)
+                    _guarded(handler, what)
             for action in core.timers.take_due():
-                action()
-            asked, self._asked = self._asked, []
-            for action in asked:
-                action()
+                _guarded(action)
+            while self._asked:
+                _guarded(self._asked.popleft())
             handed = self.outbox.hand_out()
-            self._tidy()
-            later, core.later = core.later, []
+            _guarded(self._tidy)
         for worker in handed:
-            self.outbox.send(worker)
-        for work in later:
-            try:
-                work()
-            except BaseException:  # a user's unpickling that ends threads; nobody else may suffer
-                LOGGER.exception("a result could not be delivered")
+            _guarded(self.outbox.send, worker)
+        while core.later:  # one at a time: what waits in it for another result reads on, and takes the next
+            _guarded(core.later.popleft())
         if core.closing:
             self._maybe_end()
         return bool(events)
@@ -383,6 +401,10 @@ class Engine:
             job.given_up = True
             self.core.counters.cancelled += 1
             self.core.later.append(job.drop)
+        self.core.killed = True
+        for job, _, _ in self.care.take_set_aside():
+            job.given_up = True
+            self.core.later.append(job.drop)
         self.fleet.kill_all("the pool was ended")
 
     def abandon_later(self) -> None:
@@ -407,17 +429,11 @@ class Engine:
 
     def join(self) -> None:
         """Block until the pool has ended and its thread too."""
-        if self.foreign:
-            return
-        changed = threading.Condition()
+        if self.foreign or self._role_owner == threading.get_ident():
+            return  # unpickling code that closes its own pool: it ends when that is done
         while not self.closed.is_set():
-            if self._role_owner == threading.get_ident():
-                return  # called from a callback: the pool ends when that is done
-            if self._role.acquire(blocking=False):
-                self._lead(self.closed.is_set, None)
-            else:
-                with changed:
-                    self.closed.wait(0.05)
+            if not self._lead(self.closed.is_set, None):
+                self.closed.wait(0.01)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -429,6 +445,14 @@ class Engine:
         self.functions.after_fork()
         self.fleet.abandon()
         self.core.poller.close()
+
+
+def _guarded(action: Callable[..., object], *args: object) -> None:
+    """Call `action`. Whatever it raises is logged: one mishap must not end the thread that serves everybody."""
+    try:
+        action(*args)
+    except BaseException:
+        LOGGER.exception("shoal: unexpected failure in the pool")
 
 
 def _left(limit: float | None) -> float | None:
@@ -445,9 +469,17 @@ os.register_at_fork(after_in_child=_forget_all)
 
 @atexit.register
 def _end_all() -> None:
-    """The program ends: finish what was asked for, as `concurrent.futures` does, unless Ctrl-C ended it."""
+    """The program ends: finish what was asked for, as `concurrent.futures` does, unless Ctrl-C ended it, or ends this."""
     interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
-    for engine in list(_engines):
-        if not engine.closed.is_set() and not engine.foreign:
+    engines = [engine for engine in _engines if not engine.closed.is_set() and not engine.foreign]
+    try:
+        for engine in engines:
             engine.begin_close(kill=interrupted or engine.interrupted)
             engine.join()
+    except KeyboardInterrupt:
+        for engine in engines:
+            engine.begin_close(kill=True)
+            engine.join()
+        # End as a program ends that Ctrl-C ends; raising here would only print what an exit handler ignores.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)

@@ -16,7 +16,7 @@ from types import EllipsisType, TracebackType
 from typing import Any, TypeVar, cast, get_args
 
 from shoal._os import cpus
-from shoal._os.interpreter import importing_main, main_module
+from shoal._os.interpreter import importing_main, unguarded_import
 from shoal._os.platform import check_platform
 from shoal._pool import launcher, mapping, snapshots
 from shoal._pool.engine import Engine
@@ -273,9 +273,9 @@ class Pool(_Surface):
         return engine if engine is not None else self._start()
 
     def _start(self) -> Engine:
-        if importing_main():
-            main = main_module()
-            raise MainGuardMissing(script=main.path or main.name or "the main script")
+        place = unguarded_import()
+        if place is not None:
+            raise MainGuardMissing(script=place)
         with self._lock:
             if self._closed:
                 raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")

@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,9 @@ from typing import Any
 
 from shoal._memory.page import STAGE
 from shoal._os import cpus, processes
+from shoal._os.interpreter import working_directory
 from shoal._pool import launcher as launchers
+from shoal._pool.care import CLOSED_CONNECTION
 from shoal._pool.core import Core
 from shoal._pool.failures import explain_refusal
 from shoal._pool.functions import BootPayload
@@ -125,7 +128,7 @@ class Fleet:
 
     def fail(self, kind: str, reason: str, hint: str | None) -> None:
         """No worker could be had. With others at work that is no disaster: try again later."""
-        if self._count("ready"):
+        if self._count("ready") or (kind == "start" and self._count("starting")):
             self._paused = True
             self._core.after(_PAUSE_S, self._unpause)
         else:
@@ -148,10 +151,10 @@ class Fleet:
         worker = spare or self._start()
         if worker is None:
             return False
+        message, buffers = self._boot_message(worker)
         worker.state = "starting"
         worker.generation = self._generation
         self._core.after(START_LOOK_S, lambda: self._look_at(worker, looks=1, stopped=False))
-        message, buffers = self._boot_message(worker)
         worker.send(encode([message], buffers))
         return True
 
@@ -183,6 +186,7 @@ class Fleet:
         core.workers[worker.number] = worker
         self._tokens[worker.number] = worker
         worker.on_blocked = self._blocked
+        worker.on_drained = self._drained
         try:
             events = self._launch(worker)
         except OSError as error:
@@ -225,16 +229,16 @@ class Fleet:
 
     def _boot_message(self, worker: WorkerHandle) -> tuple[m.Message, list[Buffer]]:
         launcher = self._launcher
-        environment = dict(os.environ)
+        environment = os.environ.copy()
         forked = self._core.options.start_method == "fork"
         main = launcher.main_in_worker if launcher is not None else None
         function, args, buffers = self._initializer or (None, None, [])
         managed = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
         config: dict[str, Any] = {
             "number": worker.number,
-            "cwd": os.getcwd(),
+            "cwd": working_directory(),
             "env": environment if launcher is None or environment != launcher.environment else None,
-            "argv": list(sys.argv),
+            "argv": [str(word) for word in sys.argv],
             "sys_path": None if forked else [str(entry) for entry in sys.path],
             "blas_threads": max(1, self._cpus // self._core.options.workers),
             "spin_ns": SPIN_NS if self._cpus > 1 else 0,
@@ -256,7 +260,8 @@ class Fleet:
         match event:
             case launchers.Forked(token, pid, pidfd):
                 worker = self._tokens.pop(token, None)
-                if worker is None:
+                if worker is None:  # given up meanwhile
+                    processes.kill_pidfd(pidfd, signal.SIGKILL)
                     os.close(pidfd)
                     return
                 self._know(worker, pid, pidfd)
@@ -311,8 +316,8 @@ class Fleet:
             self._on_ready(worker)
 
     def _data(self, worker: WorkerHandle, events: int) -> None:
-        if events & select.EPOLLOUT and worker.drain():
-            self._core.poller.change(worker.sock.fileno(), select.EPOLLIN)
+        if events & select.EPOLLOUT:
+            worker.drain()
         if not events & ~select.EPOLLOUT:
             return
         if not self._on_readable(worker):  # end of file
@@ -320,7 +325,7 @@ class Fleet:
             if worker.pid is None:
                 self._core.after(_EOF_GRACE_S, lambda: self._never_came(worker))
             else:
-                self._core.after(_EOF_GRACE_S, lambda: worker.kill("it closed its connection"))
+                self._core.after(_EOF_GRACE_S, lambda: worker.kill(CLOSED_CONNECTION))
 
     def _never_came(self, worker: WorkerHandle) -> None:
         if worker.pid is None and worker.state != "dead":
@@ -329,6 +334,9 @@ class Fleet:
 
     def _blocked(self, worker: WorkerHandle) -> None:
         self._core.poller.change(worker.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
+
+    def _drained(self, worker: WorkerHandle) -> None:
+        self._core.poller.change(worker.sock.fileno(), select.EPOLLIN)
 
     def _printed(self, output: Any) -> None:
         lines = output.read()
@@ -396,6 +404,9 @@ class Fleet:
         """Ask a worker to leave; kill it if it does not."""
         self.full = False
         if worker.state in ("spare", "starting") or _stopped(worker):  # nothing of the user's is lost
+            if worker.pid is None:  # the template is busy, importing the main module perhaps: nobody waits for that
+                self._forget(worker)
+                return
             worker.state = "stopping"
             worker.kill("the pool ends")
             return
@@ -411,8 +422,10 @@ class Fleet:
 
     def kill_all(self, why: str) -> None:
         """Kill every worker at once."""
-        for worker in self._core.workers.values():
-            if worker.state != "dead":
+        for worker in list(self._core.workers.values()):
+            if worker.pid is None:
+                self._forget(worker)
+            elif worker.state != "dead":
                 worker.state = "stopping"
                 worker.kill(why)
 

@@ -55,16 +55,18 @@ def boot_payload(
     return function, args, buffers
 
 
+#: A function as it is sent: (id, payload, its buffers).
+Form = tuple[int, codec.Payload, list[Buffer]]
+
+
 class FunctionRecord:
     """One function as the workers know it."""
 
-    __slots__ = ("buffers", "by_value", "id", "label", "named", "pace", "payload", "transient")
+    __slots__ = ("by_value", "form", "label", "named", "pace", "transient")
 
     def __init__(self, number: int, label: str, payload: codec.Payload, buffers: list[Buffer]) -> None:
-        self.id = number
+        self.form: Form = number, payload, buffers  # replaced as a whole: other threads read it once
         self.label = label
-        self.payload = payload
-        self.buffers = buffers
         self.by_value = False
         self.transient = False  # to be forgotten when its job is done
         self.named: Callable[..., Any] | None = None  # the function itself, if it is kept alive by its module anyway
@@ -120,7 +122,7 @@ class FunctionBook:
             table[key] = record
             while len(table) > REMEMBERED:
                 _, oldest = table.popitem(last=False)
-                self._forgotten.append(oldest.id)
+                self._forgotten.append(oldest.form[0])
         return record
 
     def by_value(self, record: FunctionRecord, fn: Callable[..., Any]) -> bool:
@@ -132,10 +134,9 @@ class FunctionBook:
         if record.by_value:
             return False
         buffers: list[Buffer] = []
-        record.payload = codec.pack_function(fn, buffers, by_value=True)
-        record.buffers = buffers
+        payload = codec.pack_function(fn, buffers, by_value=True)
+        record.form = next(self._numbers), payload, buffers
         record.by_value = True
-        record.id = next(self._numbers)
         return True
 
     def after_fork(self) -> None:
@@ -146,7 +147,7 @@ class FunctionBook:
         """Take in that a job of this function is done."""
         if record.transient:
             with self._lock:
-                self._forgotten.append(record.id)
+                self._forgotten.append(record.form[0])
 
     def take_forgotten(self) -> list[int]:
         """Return the ids that workers need not know any more; each is returned once."""

@@ -98,7 +98,13 @@ class Inbox:
 
         def settle() -> None:
             if single is None:  # plain data in one piece: its unpickling cannot fail
-                job.settle(first, codec.unpack(payload, buffers))
+                try:
+                    values = codec.unpack(payload, buffers)
+                except BaseException as error:  # no memory left, say
+                    for index in range(first, first + count):
+                        job.fail(index, unreadable(job, index, error))
+                else:
+                    job.settle(first, values)
                 return
             for index, one in enumerate([payload] if single else payload, first):
                 try:
@@ -133,18 +139,16 @@ class Inbox:
 
     def _unknown(self, worker: WorkerHandle, message: m.Message) -> None:
         """A worker cannot find a function by its name: send it by value, once."""
-        _, span_id, index, captured = message
+        _, span_id, index, captured, sent_id = message
         span = self._core.dispatcher.owes(worker.number, span_id)
         if span is None:
             return
         job: Job = span.job
-        old = job.record.id
 
         def resend() -> None:
             try:
-                switched = (
-                    job.fn is not None and self._functions.by_value(job.record, job.fn)
-                ) or job.record.id not in worker.known
+                now_by_value = job.fn is not None and self._functions.by_value(job.record, job.fn)
+                switched = now_by_value or job.record.form[0] != sent_id
                 error: BaseException = remote.rebuild(captured)
             except Exception as refused:
                 switched, error = False, refused
@@ -160,7 +164,7 @@ class Inbox:
                 job.fail(index, error)
             self._core.poller.wake()
 
-        worker.known.discard(old)
+        worker.known.discard(sent_id)
         self._core.later.append(resend)
 
     def _boot_failed(self, worker: WorkerHandle, stage: str, captured: bytes) -> None:
@@ -173,11 +177,15 @@ class Inbox:
         text = str(error.__cause__ or error).strip().strip('"').strip()
         options = self._core.options
         if stage == "unknown" and options.initializer is not None:
-            by_value = boot_payload(options.initializer, options.initargs, main_is_lost=True, by_value=True)
-            with self._core.lock:
-                if self._fleet.send_initializer_by_value(by_value):
-                    self._core.poller.wake()
-                    return
+            try:
+                by_value = boot_payload(options.initializer, options.initargs, main_is_lost=True, by_value=True)
+            except Exception as refused:
+                error, text = refused, str(refused)
+            else:
+                with self._core.lock:
+                    if self._fleet.send_initializer_by_value(by_value):
+                        self._core.poller.wake()
+                        return
         kind = "guard" if isinstance(error, MainGuardMissing) else "main" if stage == "main" else "initializer"
         with self._core.lock:
             self._fleet.boot_failed(worker, kind, f"{type(error).__name__}: {error}", text)

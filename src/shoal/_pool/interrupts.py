@@ -3,8 +3,8 @@
 Role: keep a signal handler that raises from cutting the pump in two. Owner: the thread that has the role; only
 the main thread gets signals, every other one uses `NO_SHIELD`.
 
-While `deferred()` is active, SIGINT's handler runs at once if the thread is waiting (`with shield.open()`), where
-nothing can be torn, and otherwise as soon as it waits next or leaves.
+While `deferred()` is active, the program's own handlers (Ctrl-C's, and others that may raise) run at once if the thread
+is waiting (`with shield.open()`), where nothing can be torn, and otherwise as soon as it waits next or leaves.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class _Door:
 
 
 class _MainShield(Shield):
-    """Stands in for SIGINT's handler while the main thread reads."""
+    """Stands in for the program's signal handlers while the main thread reads."""
 
-    def __init__(self, original: Any) -> None:
-        self._original = original
-        self._pending: tuple[int, FrameType | None] | None = None
+    def __init__(self, originals: dict[int, Any]) -> None:
+        self._originals = originals
+        self._pending: list[tuple[int, FrameType | None]] = []
         self.waiting = False
         self._door = _Door(self)
 
@@ -64,31 +64,42 @@ class _MainShield(Shield):
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.waiting:
-            self._original(signum, frame)
+            self._originals[signum](signum, frame)
         else:
-            self._pending = signum, frame
+            self._pending.append((signum, frame))
 
     def deliver(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            self._original(*pending)
+        while self._pending:
+            signum, frame = self._pending.pop(0)
+            self._originals[signum](signum, frame)
 
     def __enter__(self) -> Shield:
-        signal.signal(signal.SIGINT, self._handle)
+        for signum in self._originals:
+            signal.signal(signum, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGINT, self._original)
+        for signum, original in self._originals.items():
+            signal.signal(signum, original)
         if error is None:
             self.deliver()
+
+
+#: Signals whose handlers, if they are written in Python, are likely to raise.
+_RAISING = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)
 
 
 def deferred() -> Shield:
     """Return the shield for this thread, a context manager."""
     if threading.current_thread() is threading.main_thread():
-        original = signal.getsignal(signal.SIGINT)
-        if callable(original) and not isinstance(original, signal.Handlers):
-            return _MainShield(original)
+        handlers: dict[int, Any] = {signum: signal.getsignal(signum) for signum in _RAISING}
+        originals = {
+            signum: handler
+            for signum, handler in handlers.items()
+            if callable(handler) and not isinstance(handler, signal.Handlers)
+        }
+        if originals:
+            return _MainShield(originals)
     return NO_SHIELD

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from shoal._pool.future import Future
 
 
+#: Errors that are not a task's: no worker could be had.
+POOL_WIDE = (StartFailed, InitializerFailed, MainGuardMissing)
+
+
 class _Mark:
     """A value no user's function can return."""
 
@@ -93,8 +97,8 @@ class Job:
         except (KeyError, IndexError):
             return self.options.label or self.record.label
 
-    def messages(self, span: Span, buffers: list[Buffer]) -> list[m.Message]:
-        """Return what to send for `span`. Raises PackFailed."""
+    def messages(self, span: Span, function_id: int, buffers: list[Buffer]) -> list[m.Message]:
+        """Return what to send for `span`. Raises PackFailed; KeyError if it is settled by now."""
         raise NotImplementedError
 
     def settle(self, first: int, values: Sequence[Any]) -> None:
@@ -135,9 +139,9 @@ class Task(Job):
     def label(self, index: int) -> str:  # noqa: ARG002 - a job of one task
         return self.options.label or describe_call(self.record.label, *self.described)
 
-    def messages(self, span: Span, buffers: list[Buffer]) -> list[m.Message]:
+    def messages(self, span: Span, function_id: int, buffers: list[Buffer]) -> list[m.Message]:
         payload = codec.shifted(self.payload, self.buffers, buffers)
-        return [(m.TASK, span.id, self.record.id, payload)]
+        return [(m.TASK, span.id, function_id, payload)]
 
     def settle(self, first: int, values: Sequence[Any]) -> None:  # noqa: ARG002 - as above
         future, self.future, self.fn = self.future, None, None
@@ -181,7 +185,7 @@ class MapJob(Job):
         args = tuple(item) if self.star else (item,)
         return self.options.label or describe_call(self.record.label, args, {})
 
-    def messages(self, span: Span, buffers: list[Buffer]) -> list[m.Message]:
+    def messages(self, span: Span, function_id: int, buffers: list[Buffer]) -> list[m.Message]:
         items = self.take(span.start, span.stop)
         whole = codec.pack_plain(items)
         payload: Any
@@ -193,8 +197,7 @@ class MapJob(Job):
         else:
             payload = whole
         timed = self.options.timeout is not None
-        record_id = self.record.id
-        return [(m.CHUNK, span.id, record_id, span.start, self.star, timed, whole is not None, payload)]
+        return [(m.CHUNK, span.id, function_id, span.start, self.star, timed, whole is not None, payload)]
 
     def _pack_each(self, span: Span, items: Sequence[Any], buffers: list[Buffer]) -> list[codec.Payload]:
         payloads = []
@@ -318,7 +321,7 @@ class StreamJob(MapJob):
 
 def _note(job: MapJob, index: int, error: BaseException) -> None:
     """Write on an error which task it belongs to, unless it is the pool's and all tasks share it."""
-    if isinstance(error, StartFailed | InitializerFailed | MainGuardMissing):
+    if isinstance(error, POOL_WIDE):
         return
     with contextlib.suppress(Exception):  # a class may refuse attributes; the note is not worth an error
         if not any(note.startswith("in task ") for note in getattr(error, "__notes__", ())):

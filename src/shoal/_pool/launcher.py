@@ -87,7 +87,7 @@ class Template:
         spawning = method == "spawn"
         main = None if spawning else self.main
         command = [*interpreter_command(), "-c"] if spawning else None
-        self._send(("hello", list(sys.path), main and _main_fields(main), command, _path_prelude()))
+        self._send(("hello", [str(entry) for entry in sys.path], main and _main_fields(main), command, _path_prelude()))
 
     def _send(self, message: tuple[Any, ...], fds: list[int] | None = None) -> None:
         descriptors.send_with_fds(self.front, marshal.dumps(message), fds or [])

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal._pool.batching import HOLD_S
-from shoal._pool.jobs import FAILED, PENDING, ListJob, MapJob, StreamJob
+from shoal._pool.jobs import FAILED, PENDING, POOL_WIDE, ListJob, MapJob, StreamJob
 from shoal._settings import ErrorMode, TaskOptions
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ def _with_errors(job: ListJob, errors: ErrorMode) -> list[Any]:
     results = job.results
     if not job.errors:
         return results
+    for error in job.errors.values():
+        if isinstance(error, POOL_WIDE):  # no task's error, so no task's place
+            raise error
     if errors == "skip":
         return [value for value in results if value is not FAILED]
     for index, error in job.errors.items():
@@ -165,7 +168,7 @@ class Stream:
                     self._taken += 1
                     value, error = job.outcomes.pop(index)
                     if error is not None:
-                        if self._errors == "raise":
+                        if self._errors == "raise" or isinstance(error, POOL_WIDE):
                             raise error
                         if self._errors == "skip":
                             continue

@@ -15,7 +15,7 @@ import time
 from shoal._pool.care import Care
 from shoal._pool.core import Core
 from shoal._pool.dispatcher import Span
-from shoal._pool.functions import FunctionRecord
+from shoal._pool.functions import Form
 from shoal._pool.jobs import PackFailed
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import codec
@@ -53,7 +53,9 @@ class Outbox:
             try:
                 spans = []
                 while worker.unsent:
-                    spans.append(worker.unsent.popleft())
+                    span = worker.unsent.popleft()
+                    span.sent = True
+                    spans.append(span)
                 self._send_spans(worker, spans)
             finally:
                 worker.sending.release()
@@ -62,31 +64,37 @@ class Outbox:
         messages: list[m.Message] = []
         buffers: list[Buffer] = []
         for span in spans:
-            if span.job.record.id not in worker.known:
-                self._introduce(worker, span.job.record, messages, buffers)
+            if worker.state == "dead":  # what it had has gone elsewhere
+                return
+            form = span.job.record.form
+            if form[0] not in worker.known:
+                self._introduce(worker, form, messages, buffers)
             while span.start < span.stop:
                 try:
-                    messages += span.job.messages(span, buffers)
+                    messages += span.job.messages(span, form[0], buffers)
                 except PackFailed as failed:
                     if not self._unpackable(worker, span, failed):
                         break
+                except KeyError:  # the worker died just now, and another has done the span
+                    return
                 else:
                     break
         if messages:
             if worker.to_forget:
-                messages += [(m.FORGET, number) for number in worker.to_forget]
-                worker.to_forget = set()
+                with self._core.lock:
+                    forgotten, worker.to_forget = worker.to_forget, set()
+                messages += [(m.FORGET, number) for number in forgotten]
             worker.send(encode(messages, buffers))
         if any(span.job.options.timeout is not None for span in spans):
             with self._core.lock:
                 self._care.watch(worker)
 
-    def _introduce(
-        self, worker: WorkerHandle, record: FunctionRecord, messages: list[m.Message], buffers: list[Buffer]
-    ) -> None:
-        messages.append((m.FUNCTION, record.id, codec.shifted(record.payload, record.buffers, buffers)))
-        worker.known.add(record.id)
-        worker.to_forget.discard(record.id)
+    def _introduce(self, worker: WorkerHandle, form: Form, messages: list[m.Message], buffers: list[Buffer]) -> None:
+        number, payload, mine = form
+        messages.append((m.FUNCTION, number, codec.shifted(payload, mine, buffers)))
+        with self._core.lock:
+            worker.known.add(number)
+            worker.to_forget.discard(number)
 
     def _unpackable(self, worker: WorkerHandle, span: Span, failed: PackFailed) -> bool:
         """One item of a span cannot be sent: it fails, those after it go back, those before it go on.
@@ -98,7 +106,7 @@ class Outbox:
             ours = self._core.dispatcher.cut(worker.number, span.id, failed.index)
             if ours:
                 self._core.counters.failed += 1
-        if ours:
-            span.job.fail(failed.index, failed.error)
+                # Settled by the pump like everything else (J1).
+                self._core.later.append(lambda: span.job.fail(failed.index, failed.error))
         self._core.poller.wake()
         return ours

@@ -72,7 +72,8 @@ class Poller:
             os.eventfd_write(self._nudge, 1)
 
     def mask(self) -> None:
-        self._outer.modify(self._inner.fileno(), 0)
+        with contextlib.suppress(ValueError):  # closed meanwhile
+            self._outer.modify(self._inner.fileno(), 0)
 
     def unmask(self) -> None:
         with contextlib.suppress(ValueError):  # closed meanwhile
@@ -91,7 +92,8 @@ class Poller:
         self._handlers.clear()
         self._outer.close()
         self._inner.close()
-        for fd in (self._wake, self._nudge):
+        fds = self._wake, self._nudge
+        self._wake = self._nudge = -1  # first: a late `wake` must not write to a number that means something else
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self._wake = self._nudge = -1

@@ -51,12 +51,12 @@ class WorkerHandle:
         self.heard_ns = 0  # when it last said something, or was handed work while idle
         self.doomed: str | None = None  # why we killed it, if we did
         self.watched = False  # a deadline check is pending
-        self.chased = False  # a check for given-up tasks is pending
         self.tasks_done = 0
         self.reader = FrameReader()
         self._lock = threading.Lock()
         self._outbox: deque[memoryview] = deque()
         self.on_blocked: Callable[[WorkerHandle], None] | None = None
+        self.on_drained: Callable[[WorkerHandle], None] | None = None
         self._open(captured=captured)
 
     def _open(self, *, captured: bool) -> None:
@@ -120,12 +120,13 @@ class WorkerHandle:
             if self._outbox and self.on_blocked is not None:
                 self.on_blocked(self)
 
-    def drain(self) -> bool:
-        """Send more of what was kept; True when nothing is left."""
+    def drain(self) -> None:
+        """Send more of what was kept."""
         with self._lock:
             self._drain()
             self.heard_ns = time.monotonic_ns()  # it reads: what is being sent to it is not late
-            return not self._outbox
+            if not self._outbox and self.on_drained is not None:
+                self.on_drained(self)  # with the lock held: a sender that blocks next must come after it
 
     def _drain(self) -> None:
         while self._outbox:
@@ -141,8 +142,7 @@ class WorkerHandle:
             return self.sock.send(data)
         except BlockingIOError:
             return 0
-        except OSError:  # it is dead, which the pump will find out
-            self._outbox.clear()
+        except OSError:  # it is dead, which the pump will find out; what is left goes the same way
             return len(data)
 
     def recall(self) -> None:
@@ -160,8 +160,9 @@ class WorkerHandle:
         return self.pidfd is not None and processes.kill_pidfd(self.pidfd, signum)
 
     def kill(self, why: str) -> None:
-        self.doomed = self.doomed or why
-        self.signal(signal.SIGKILL)
+        if self.state != "dead":  # else it would excuse a death that we had no part in
+            self.doomed = self.doomed or why
+            self.signal(signal.SIGKILL)
 
     # --- closing --------------------------------------------------------------------------------
 

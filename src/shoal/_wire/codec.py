@@ -219,7 +219,7 @@ def short(value: Any, limit: int = 60) -> str:
     """A `repr` for messages: bounded, on one line, and never failing."""
     try:
         text = " ".join(repr(value).split())
-    except Exception as error:
+    except BaseException as error:
         text = f"<{type(value).__name__} whose repr() raised {type(error).__name__}>"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 

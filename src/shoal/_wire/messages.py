@@ -26,7 +26,7 @@ From the worker, on the data socket
     (DONE, span_id, payload, elapsed_ns)              one task finished
     (PART, span_id, first, count, whole, payload, elapsed_ns)
     (FAILED, span_id, index, payload, elapsed_ns)     that one failed; payload: an error
-    (UNKNOWN, span_id, index, payload)                its function cannot be loaded here; payload: an error
+    (UNKNOWN, span_id, index, payload, function_id)   its function cannot be loaded here; payload: an error
     (HANDBACK, span_id, first)                        from `first` on nothing was started
 """
 

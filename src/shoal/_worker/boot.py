@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 
 from shoal._memory import page as page_module
 from shoal._memory.page import FAULT_OFFSET, STAGE, Page
-from shoal._os import processes, signals
+from shoal._os import interpreter, processes, signals
 from shoal._os.interpreter import MainModule, import_main
 from shoal._os.lifeline import Lifeline
 from shoal._wire import codec, remote
@@ -76,6 +76,7 @@ def run_worker(fds: dict[str, int], *, captured: bool, inherited: Call | None = 
 
 def _isolate(fds: dict[str, int], *, captured: bool) -> None:
     """Cut the process loose from whatever it was forked from, and tie it to the main program (O1)."""
+    interpreter.mark_worker()
     processes.own_group()
     Lifeline.arm(fds["lifeline"])
     processes.become_subreaper()
@@ -148,7 +149,8 @@ def _apply(config: dict[str, Any]) -> None:
     if config["sys_path"] is not None:
         sys.path[:] = config["sys_path"]
     with contextlib.suppress(OSError):  # it may be gone, or closed to us
-        os.chdir(config["cwd"])
+        if config["cwd"] is not None:
+            os.chdir(config["cwd"])
     if config["authkey"] is not None:
         from multiprocessing import process
 

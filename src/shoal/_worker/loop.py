@@ -68,8 +68,10 @@ class Worker:
         """Block until something is queued."""
         while not self._queue:
             self._read()
-            for frame in self._reader.frames():
-                self._queue.extend([(message, frame.buffers) for message in frame.messages])
+            frames = self._reader.frames()
+            with self.reporter.lock:  # a recall may be holding back what it puts in again at this end
+                for frame in frames:
+                    self._queue.extend([(message, frame.buffers) for message in frame.messages])
 
     def _read(self) -> None:
         """Read once. Looks for a bounded time before it sleeps: waking up costs more than that."""
@@ -124,7 +126,7 @@ class Worker:
             value = None
             report: m.Message = (m.DONE, span, packed, _clock() - began)
         except FunctionMissing as error:
-            report = (m.UNKNOWN, span, 0, self._functions.captured(error.__cause__ or error, function_id))
+            report = (m.UNKNOWN, span, 0, self._functions.captured(error.__cause__ or error, function_id), function_id)
         except BaseException as error:
             out = []
             report = (m.FAILED, span, 0, self._functions.captured(error, function_id), _clock() - began)
@@ -138,7 +140,7 @@ class Worker:
             chunk.run(self._functions, self._stretcher)
         except FunctionMissing as error:
             captured = self._functions.captured(error.__cause__ or error, message[2])
-            self.reporter.report((m.UNKNOWN, message[1], message[3], captured), (), DEFER_NS, more=False)
+            self.reporter.report((m.UNKNOWN, message[1], message[3], captured, message[2]), (), DEFER_NS, more=False)
         finally:
             self._chunk = None
 

@@ -45,6 +45,7 @@ class Template:
         self._poll = select.poll()
         self._clients: dict[int, socket.socket] = {}
         self._workers: dict[int, tuple[int, int | None]] = {}  # pidfd -> (pid, client fd or None)
+        self._untouchable: set[int] = set()
         self._broken: tuple[str, bool] | None = None
         self._exec_command: list[str] | None = None
         self._prelude = ""
@@ -172,7 +173,13 @@ class Template:
             return
         if pid == 0:
             self._become_worker(fds, captured=captured)
-        pidfd = processes.pidfd_open(pid)
+        try:
+            pidfd = processes.pidfd_open(pid)
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)
+            processes.reap(pid, block=True)
+            self._send(client, ("failed", token, f"pidfd_open: {error.strerror}"))
+            return
         self._workers[pidfd] = pid, client.fileno()
         self._poll.register(pidfd, select.POLLIN)
         self._send(client, ("forked", token, pid), [pidfd])
@@ -212,11 +219,16 @@ class Template:
         """Kill what dead workers left behind (T3)."""
         known = {pid for pid, _ in self._workers.values()}
         for pid in processes.children_of(os.getpid()):
-            if pid not in known:
+            if pid in known or pid in self._untouchable:
+                continue
+            try:
                 os.kill(pid, signal.SIGKILL)
                 pidfd = processes.pidfd_open(pid)
-                self._workers[pidfd] = pid, None
-                self._poll.register(pidfd, select.POLLIN)
+            except OSError:  # it runs as somebody else (sudo), or descriptors are short
+                self._untouchable.add(pid)
+                continue
+            self._workers[pidfd] = pid, None
+            self._poll.register(pidfd, select.POLLIN)
 
     def end(self) -> None:
         """Kill everything and wait for it, in case the kernel has not done it already (T2)."""
@@ -228,7 +240,7 @@ class Template:
                 processes.kill_group(pid, signal.SIGKILL)
                 processes.reap(pid, block=True)
                 os.close(pidfd)
-            if not processes.children_of(os.getpid()):
+            if not set(processes.children_of(os.getpid())) - self._untouchable:
                 return
 
 
