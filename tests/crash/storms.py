@@ -19,13 +19,15 @@ from tests.crash import tasks
 
 #: One death this often. Seconds.
 PERIOD_S = 0.02
+#: A third death would make a task poison, so the storm lets up until it has surely had its third run. Seconds.
+MERCY_S = 0.3
 
 
 class Storm:
     """Sends `signum` to a random worker every `period_s`, as long as the `with` block lasts.
 
-    Spared are workers that are still starting, because dying thrice in a row while starting has an outcome of its own,
-    and workers that run a task which was hit twice: one more time would make it poison.
+    Spared are workers that are still starting: dying thrice in a row while starting has an outcome of its own. And when
+    a task was hit twice the storm lets up for `MERCY_S`: one more time would make it poison.
     Only workers that `pool.workers` shows may be hit, and through a pidfd, so never a process of somebody else's.
     """
 
@@ -39,6 +41,7 @@ class Storm:
         self._thread = threading.Thread(target=self._blow, name="storm")
         self._problem = None
         self._victims = Counter()
+        self._dead = set()
 
     def __enter__(self):
         self._thread.start()
@@ -52,11 +55,23 @@ class Storm:
     def _blow(self):
         try:
             while not self._over.wait(self._period_s):
+                while self._somebody_was_hit_twice() and not self._over.wait(MERCY_S):
+                    pass
                 workers = [one for one in self._pool.workers if one.pid and self._may_hit(one)]
                 if workers:
                     self._hit(self._random.choice(workers))
         except Exception as problem:
             self._problem = problem
+
+    def _somebody_was_hit_twice(self):
+        """Whether that has happened since the last look."""
+        twice = False
+        for death in self._pool.statistics().deaths:
+            if death.task is not None and death.worker not in self._dead:
+                self._dead.add(death.worker)
+                self._victims[death.task] += 1
+                twice = twice or self._victims[death.task] == 2
+        return twice
 
     def _may_hit(self, worker):
         return worker.state in {"idle", "busy", "spare"} and self._victims[worker.task] < 2
@@ -71,8 +86,6 @@ class Storm:
             now = [one for one in self._pool.workers if one.pid == worker.pid and self._may_hit(one)]
             if now and processes.kill_pidfd(pidfd, self._signum):
                 self.hits += 1
-                if now[0].task is not None:
-                    self._victims[now[0].task] += 1
         finally:
             os.close(pidfd)
 

@@ -26,7 +26,7 @@ LEAST_HITS = 5
 @pytest.fixture
 def stormy(pool_factory):
     # The initializer has the worker import what its tasks need while it is starting, where the storm spares it.
-    return pool_factory(2, retries=RETRIES, backoff_s=0.001, initializer=tasks.nothing)
+    return pool_factory(2, retries=RETRIES, backoff_s=0.001, initializer=tasks.warm)
 
 
 def test_every_submitted_task_gives_its_result_once_while_workers_are_killed(stormy, start_method):
@@ -46,12 +46,12 @@ def test_errors_stay_with_their_items_while_workers_are_killed(stormy, start_met
 
 def test_stopped_workers_cost_their_timeout_and_nothing_else(pool_factory):
     """SIGSTOP instead of SIGKILL: only the clock of the running task can tell."""
-    pool = pool_factory(2, retries=RETRIES, backoff_s=0.001, timeout=0.05, initializer=tasks.nothing)
+    pool = pool_factory(2, retries=RETRIES, backoff_s=0.001, timeout=0.05, initializer=tasks.warm)
     hits = storms.submit_through(pool, count=1_000, task_s=0.0002, period_s=storms.PERIOD_S, signum=signal.SIGSTOP)
     assert hits > 2
     assert pool.statistics().timeouts > 0
 
 
 def test_stopped_workers_do_not_hold_up_a_map(pool_factory):
-    pool = pool_factory(2, retries=RETRIES, backoff_s=0.001, timeout=0.05, initializer=tasks.nothing)
+    pool = pool_factory(2, retries=RETRIES, backoff_s=0.001, timeout=0.05, initializer=tasks.warm)
     assert storms.map_through(pool, count=500, task_s=0.0002, period_s=storms.PERIOD_S, signum=signal.SIGSTOP) > 2
