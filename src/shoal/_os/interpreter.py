@@ -144,6 +144,11 @@ def mark_worker() -> None:
     _is_worker = True
 
 
+def is_worker() -> bool:
+    """Say whether this process is a worker."""
+    return _is_worker
+
+
 def importing_main() -> bool:
     """Say whether this process is a worker or template that is running the program's main module right now."""
     return _importing

@@ -233,7 +233,6 @@ class Fleet:
         forked = self._core.options.start_method == "fork"
         main = launcher.main_in_worker if launcher is not None else None
         function, args, buffers = self._initializer or (None, None, [])
-        managed = sys.modules.get("multiprocessing.process") if "multiprocessing.managers" in sys.modules else None
         config: dict[str, Any] = {
             "number": worker.number,
             "cwd": working_directory(),
@@ -244,8 +243,6 @@ class Fleet:
             "spin_ns": SPIN_NS if self._cpus > 1 else 0,
             "main": None if main is None else (main.kind, main.name, main.path, main.init_name),
             "initializer": None if function is None else (function, args),
-            # A manager's proxies are of use only to processes that know its key.
-            "authkey": bytes(managed.current_process().authkey) if managed is not None else None,
         }
         return (m.BOOT, config), buffers
 

@@ -107,9 +107,12 @@ class FunctionBook:
             record = self._new(fn, payload, buffers)
             record.transient = True
             return record
-        digest = hashlib.blake2b(payload if isinstance(payload, bytes) else b"\0", digest_size=20)
+        main = payload if isinstance(payload, bytes) else payload[0] or b""
+        digest = hashlib.blake2b(main, digest_size=20)
         for part in buffers:
-            digest.update(memoryview(part).cast("B"))
+            view = memoryview(part).cast("B")
+            digest.update(view.nbytes.to_bytes(8, "little"))
+            digest.update(view)
         key = digest.digest()
         known = self._by_bytes.get(key)
         return known if known is not None else self._store(self._by_bytes, key, self._new(fn, payload, buffers))

@@ -144,19 +144,24 @@ class Task(Job):
         return [(m.TASK, span.id, function_id, payload)]
 
     def settle(self, first: int, values: Sequence[Any]) -> None:  # noqa: ARG002 - as above
-        future, self.future, self.fn = self.future, None, None
-        self.described = (), {}
+        future = self._let_go()
         if future is not None:
             future._settle(values[0], None)
 
     def fail(self, index: int, error: BaseException) -> None:  # noqa: ARG002 - as above
-        future, self.future, self.fn = self.future, None, None
+        future = self._let_go()
         if future is not None:
             future._settle(None, error)
+
+    def _let_go(self) -> Future[Any] | None:
+        """Return the future and keep nothing: task and span hold each other, so what they hold would stay for long."""
+        future, self.future, self.fn = self.future, None, None
+        self.payload, self.buffers, self.span = b"", [], None
         self.described = (), {}
+        return future
 
     def drop(self) -> None:
-        future, self.future, self.fn = self.future, None, None
+        future = self._let_go()
         if future is not None:
             future._drop()
 

@@ -64,8 +64,8 @@ class Outbox:
         messages: list[m.Message] = []
         buffers: list[Buffer] = []
         for span in spans:
-            if worker.state == "dead":  # what it had has gone elsewhere
-                return
+            if self._core.dispatcher.owes(worker.number, span.id) is not span:
+                continue  # the worker died meanwhile, and the span has gone elsewhere
             form = span.job.record.form
             if form[0] not in worker.known:
                 self._introduce(worker, form, messages, buffers)
@@ -75,8 +75,8 @@ class Outbox:
                 except PackFailed as failed:
                     if not self._unpackable(worker, span, failed):
                         break
-                except KeyError:  # the worker died just now, and another has done the span
-                    return
+                except LookupError:  # the same, in the very moment of packing
+                    break
                 else:
                     break
         if messages:

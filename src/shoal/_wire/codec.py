@@ -15,6 +15,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import sys
@@ -22,6 +23,7 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from shoal._os.interpreter import is_worker
 from shoal._wire.frames import LARGE_BYTES, Buffer
 
 Payload = bytes | tuple[bytes | None, int, int]
@@ -71,6 +73,9 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
         if main_is_lost and b"__main__" in data:
             found.clear()
             data = _dumps(obj, keep_in_band, by_value=True)
+        elif b"multiprocessing." in data and any(name in data for name in _NEED_A_KEY):
+            found.clear()
+            data = _dumps_shared(obj)
     except KeyboardInterrupt:
         raise
     except BaseException as first:  # what `__reduce__` raises, SystemExit included, is that object's failure
@@ -87,6 +92,9 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
 
 
 def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What, first: BaseException) -> bytes:
+    if "multiprocessing.reduction" in sys.modules:
+        with contextlib.suppress(Exception):  # sockets and pipe ends travel its way
+            return _dumps_shared(obj)
     try:
         return _dumps(obj, keep, by_value=True)
     except KeyboardInterrupt:
@@ -94,6 +102,38 @@ def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What,
     except BaseException as second:
         refusal = first if isinstance(first, _REFUSALS) else second
         raise refused(obj, what, refusal) from first
+
+
+#: Modules whose objects are of use only to a process that knows this program's key.
+_NEED_A_KEY = (b"multiprocessing.connection", b"multiprocessing.managers")
+
+
+def _dumps_shared(obj: Any) -> bytes:
+    """Pickle as `multiprocessing` does: descriptors are handed over on request, proxies need the program's key."""
+    from multiprocessing import process
+    from multiprocessing.reduction import ForkingPickler
+
+    shared = _Shared(bytes(ForkingPickler.dumps(obj, 5)), bytes(process.current_process().authkey))
+    return pickle.dumps(shared, 5)
+
+
+class _Shared:
+    """What `_dumps_shared` made, and the key; loading it gives the object itself."""
+
+    def __init__(self, data: bytes, key: bytes) -> None:
+        self._data = data
+        self._key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_shared, (self._data, self._key)
+
+
+def _load_shared(data: bytes, key: bytes) -> Any:
+    if is_worker():
+        from multiprocessing import process
+
+        process.current_process().authkey = key
+    return pickle.loads(data)
 
 
 def unpack(payload: Payload, buffers: Sequence[Buffer]) -> Any:

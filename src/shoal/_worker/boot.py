@@ -151,10 +151,6 @@ def _apply(config: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # it may be gone, or closed to us
         if config["cwd"] is not None:
             os.chdir(config["cwd"])
-    if config["authkey"] is not None:
-        from multiprocessing import process
-
-        process.current_process().authkey = config["authkey"]
     processes.name_process(f"shoal-{config['number']}")
 
 
