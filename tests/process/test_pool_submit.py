@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import logging
 import os
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -134,6 +136,27 @@ def test_an_argument_of_each_size_class_arrives_whole(pool):
         data = os.urandom(size)
         assert pool.submit(t.identity, data).result() == data
         assert pool.submit(t.identity, bytearray(data)).result() == data
+
+
+@pytest.mark.start_methods("forkserver", "fork")
+def test_large_arguments_are_let_go_when_their_task_is_done(pool):
+    """At once, not when the cyclic collector runs: that counts objects, not megabytes."""
+    data = bytes(1000)
+    gc.collect()
+    gc.disable()
+    try:
+        future = pool.submit(len, data)
+        task = weakref.ref(future)
+        assert future.result() == 1000
+        before, most = t.memory_kb(), 0
+        for n in range(40):
+            assert pool.submit(len, bytes([n]) * 5_000_000).result() == 5_000_000
+            most = max(most, t.memory_kb())
+        del future
+        assert task() is None
+        assert most - before < 60_000
+    finally:
+        gc.enable()
 
 
 # --- wait, as_completed -------------------------------------------------------------------------
