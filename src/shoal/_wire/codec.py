@@ -15,7 +15,6 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
 import io
 import pickle
 import sys
@@ -93,8 +92,12 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
 
 def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What, first: BaseException) -> bytes:
     if "multiprocessing.reduction" in sys.modules:
-        with contextlib.suppress(Exception):  # sockets and pipe ends travel its way
-            return _dumps_shared(obj)
+        try:
+            return _dumps_shared(obj)  # sockets and pipe ends travel its way
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            pass  # SystemExit included: the next way says what is wrong
     try:
         return _dumps(obj, keep, by_value=True)
     except KeyboardInterrupt:
