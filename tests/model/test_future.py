@@ -126,7 +126,8 @@ class Scene:
 
 @pytest.fixture(autouse=True)
 def scheduled_locks(monkeypatch):
-    monkeypatch.setattr(Future.__dict__["_condition"], "_make", Condition)
+    monkeypatch.setattr(Future.__dict__["_condition"], "_make", Condition, raising=False)
+    monkeypatch.setattr(future_module, "threading", SimpleNamespace(Condition=Condition))
     # A waiter may spin until the settling thread has taken its next step.
     stand_in = SimpleNamespace(sleep=lambda _: Run.current.block_until(lambda: Scene.current.future._state in FINAL))
     monkeypatch.setattr(future_module, "time", stand_in, raising=False)
