@@ -48,6 +48,8 @@ BURST_S = 100e-6
 BURST_READ_S = 500e-6
 #: After a burst the background thread takes over within this time.
 BURST_OVER_S = 1e-3
+#: A caller that leaves with its result gives callbacks that are due at most this long.
+_CALLBACKS_S = 0.02
 #: After the end, whoever still waits looks again this often: what it waits for is being told by another thread.
 _LAST_WORDS_S = 0.01
 #: A waiting caller looks this long before it sleeps: waking up costs more.
@@ -73,6 +75,8 @@ class Engine:
         self._role = threading.Lock()
         self._role_owner = 0
         self._spins = (os.cpu_count() or 1) > 1
+        self._called_back = threading.Event()  # set when no callback is due
+        self._callbacks_late = False
         self._ended = False  # the background thread calls nobody back any more
         self._asked: deque[Callable[[], None]] = deque()  # for the pump, from any thread
         self._callbacks: deque[Callable[[], None]] = deque()
@@ -225,6 +229,8 @@ class Engine:
                     self._role.release()
                     if self.core.timers.wait_s() is not None:
                         self.core.poller.wake()  # the background thread has not been counting
+            if self._callbacks:
+                self._let_callbacks_run()
         except KeyboardInterrupt:
             self.interrupted = True
             raise
@@ -279,6 +285,7 @@ class Engine:
 
     def call_later(self, callback: Callable[[], None]) -> None:
         """Have the background thread call `callback`; here, if that thread has ended. Any thread."""
+        self._called_back.clear()
         self._callbacks.append(callback)
         self.core.poller.nudge()
         if self._ended:
@@ -288,6 +295,17 @@ class Engine:
         while self._callbacks:
             with contextlib.suppress(IndexError):  # two threads may be at it in the end
                 self._callbacks.popleft()()
+        self._called_back.set()
+        self._callbacks_late = False
+
+    def _let_callbacks_run(self) -> None:
+        """Give the background thread a moment, so that callbacks do not lag behind the results of a busy caller.
+
+        Bounded, because a callback may want a lock that the caller holds; after one such case nobody waits until the
+        background thread has caught up.
+        """
+        if threading.current_thread() is not self._thread and not self._callbacks_late:
+            self._callbacks_late = not self._called_back.wait(_CALLBACKS_S)
 
     def _pump(self, timeout: float | None, shield: interrupts.Shield = interrupts.NO_SHIELD) -> bool:
         """Wait for something to happen, and deal with all that has. With the role. True if anything did."""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast, get_args
 from shoal._os import cpus
 from shoal._os.interpreter import importing_main, unguarded_import
 from shoal._os.platform import check_platform
-from shoal._pool import launcher, mapping, snapshots
+from shoal._pool import interrupts, launcher, mapping, snapshots
 from shoal._pool.engine import Engine
 from shoal._pool.failures import explain_refusal
 from shoal._pool.future import Future
@@ -276,7 +276,7 @@ class Pool(_Surface):
         place = unguarded_import()
         if place is not None:
             raise MainGuardMissing(script=place)
-        with self._lock:
+        with interrupts.deferred(), self._lock:  # an engine that is half made could not be ended
             if self._closed:
                 raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")
             if self._engine is None:

@@ -29,6 +29,7 @@ from typing import Any
 from shoal._memory.page import STAGE
 from shoal._os import cpus, processes
 from shoal._os.interpreter import working_directory
+from shoal._pool import interrupts
 from shoal._pool import launcher as launchers
 from shoal._pool.care import CLOSED_CONNECTION
 from shoal._pool.core import Core
@@ -109,10 +110,12 @@ class Fleet:
         serving = self._count("starting", "ready")
         starting = self._count("starting")
         want = min(core.options.workers - serving, core.dispatcher.waiting - core.dispatcher.idle - starting)
-        for _ in range(want):
-            if not self._enlist():
-                return
-            serving += 1
+        if want > 0:
+            with interrupts.deferred():  # a worker that is half made would be waited for at the end, for ever
+                for _ in range(want):
+                    if not self._enlist():
+                        return
+                    serving += 1
         self.full = serving >= core.options.workers
         if self.full and core.options.spare and not self._spare_due and not core.closing and not self._count("spare"):
             self._spare_due = True

@@ -7,8 +7,8 @@ The condition and the list of waiters that `concurrent.futures` expects on a fut
 first asks for them: most futures are settled before anybody waits, and making both costs more than the rest.
 
 Invariants
-    U1  The state is written before the condition is looked for, and a waiter makes the condition before it looks at
-        the state; so whoever comes second sees the other, and no wake-up is lost.
+    U1  If anybody has made the condition, the final state is written with it held: `concurrent.futures.wait` looks at the
+        state twice under it, and the two looks must agree. Else the place of the condition is sealed first, in one step.
     U2  Whoever claims the future first settles it; a cancel and a result cannot both win.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,10 @@ T = TypeVar("T")
 
 #: Who may settle a future.
 _SETTLE, _DROP = "settled", "dropped"
+
+
+#: In the place of a condition: the future was settled before anybody asked for one.
+_SEALED = object()
 
 
 class _Lazy:
@@ -46,6 +51,27 @@ class _Lazy:
         return instance.__dict__.setdefault(self._name, self._make())  # setdefault: one thread wins (U1)
 
 
+class _LazyCondition:
+    """The condition of a future, made when somebody first asks for it (U1). Settling uses the instance's dict itself."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        made = instance.__dict__
+        condition = made.get("_condition")
+        if condition is None:
+            condition = made.setdefault("_condition", threading.Condition())
+        if condition is _SEALED:
+            while not instance.done():  # whoever sealed it is one byte code away from writing the state
+                time.sleep(0)
+            # Nothing changes any more: any condition will do, but always the same.
+            condition = made.setdefault("_late_condition", threading.Condition())
+        return condition
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__["_condition"] = value
+
+
 class Future(concurrent.futures.Future[T]):
     """The outcome of a task that a worker runs, or will run.
 
@@ -53,7 +79,7 @@ class Future(concurrent.futures.Future[T]):
     Safe from any thread.
     """
 
-    _condition = _Lazy(threading.Condition)
+    _condition = _LazyCondition()
     _waiters = _Lazy(list)
     _done_callbacks = _Lazy(list)
     _state: str = PENDING
@@ -122,8 +148,7 @@ class Future(concurrent.futures.Future[T]):
             return
         self._task = None
         # At once, and not by way of CANCELLED: a waiter that came between the two would never be told (U1).
-        self._state = CANCELLED_AND_NOTIFIED
-        self._announce()
+        self._publish(CANCELLED_AND_NOTIFIED)
 
     def done(self) -> bool:
         """Say whether the task has finished, failed or been cancelled."""
@@ -146,19 +171,21 @@ class Future(concurrent.futures.Future[T]):
             self._result = value
         else:
             self._exception = error
-        self._state = FINISHED
-        self._announce()
+        self._publish(FINISHED)
 
-    def _announce(self) -> None:
-        """Tell whoever waits. Callbacks are left to the background thread: a caller that reads for itself may hold
-        a lock that a callback wants.
+    def _publish(self, state: str) -> None:
+        """Write the final state and tell whoever waits (U1). Callbacks are left to the background thread: a caller that
+        reads for itself may hold a lock that a callback wants.
         """
         made = self.__dict__
-        condition = made.get("_condition")
-        if condition is not None:
+        condition = made.setdefault("_condition", _SEALED)  # one step: either they asked first, or nobody can any more
+        if condition is _SEALED:
+            self._state = state
+        else:
             with condition:
+                self._state = state
                 for waiter in made.get("_waiters", ()):
-                    if self._state == CANCELLED_AND_NOTIFIED:
+                    if state == CANCELLED_AND_NOTIFIED:
                         waiter.add_cancelled(self)
                     elif self._exception is not None:
                         waiter.add_exception(self)

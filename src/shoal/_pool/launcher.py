@@ -23,6 +23,7 @@ from typing import Any
 from shoal._os import descriptors, processes
 from shoal._os.interpreter import MainModule, interpreter_command, main_module
 from shoal._os.lifeline import Lifeline
+from shoal._pool import interrupts
 from shoal._settings import StartMethod
 from shoal._worker.boot import DESCRIPTORS, Call, run_worker
 
@@ -314,13 +315,18 @@ class ForkLauncher:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()  # else both processes would write what is buffered
-        _forking_worker = True
-        try:
-            pid = processes.fork()
-        finally:
-            _forking_worker = False
-        if pid == 0:
-            run_worker(dict(zip(DESCRIPTORS, fds, strict=True)), captured=captured, inherited=inherited)
+        # Python swallows what is raised in somebody's at-fork hook, so Ctrl-C must wait. And until the child leads a
+        # group of its own the terminal's signals reach it, too; it drops them in `reset_signals`, then unblocks.
+        with interrupts.deferred():
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+            _forking_worker = True
+            try:
+                pid = processes.fork()
+                if pid == 0:
+                    run_worker(dict(zip(DESCRIPTORS, fds, strict=True)), captured=captured, inherited=inherited)
+            finally:
+                _forking_worker = False
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return [Forked(token, pid, processes.pidfd_open(pid))]
 
     def read(self) -> list[Event]:
