@@ -86,7 +86,7 @@ class Engine:
         self.fleet = Fleet(
             self.core,
             boot,
-            self._worker_ready,
+            lambda worker: self.core.dispatcher.worker_ready(worker.number),
             lambda worker: self.inbox.read(worker),  # noqa: PLW0108 - the inbox is made after the fleet
             lambda worker: self.deaths.gone(worker),  # noqa: PLW0108 - as above
             lambda worker: self.deaths.buried(worker),  # noqa: PLW0108 - as above
@@ -352,9 +352,6 @@ class Engine:
                 gone = worker.known.intersection(forgotten)
                 worker.known -= gone
                 worker.to_forget |= gone
-
-    def _worker_ready(self, worker: WorkerHandle) -> None:
-        self.core.dispatcher.worker_ready(worker.number)
 
     # --- giving up ------------------------------------------------------------------------------
 
