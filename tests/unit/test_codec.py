@@ -105,6 +105,14 @@ def test_a_failed_pickle_leaves_no_buffers_behind():
     assert buffers == []  # C1
 
 
+def test_a_second_try_by_value_sends_each_buffer_once():
+    buffers = []
+    payload = codec.pack([numpy.arange(LARGE_BYTES), lambda: 5], buffers, ("the argument of", f))
+    assert len(buffers) == payload[2] == 1
+    array_back, fn = codec.unpack(payload, buffers)
+    assert (array_back[-1], fn()) == (LARGE_BYTES - 1, 5)
+
+
 # --- functions ----------------------------------------------------------------------------------
 
 
