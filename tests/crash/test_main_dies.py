@@ -110,6 +110,7 @@ def ready():
 if __name__ == "__main__":
     method, way = sys.argv[1:]
     os.environ["SHOAL_START_METHOD"] = method
+    shoal.map(abs, [1], workers=1)  # imports what is imported late: there Python itself may swallow a Ctrl-C
     print("begun", flush=True)
     if way == "map in with":
         with shoal.Pool(2) as pool:
