@@ -163,10 +163,19 @@ def unguarded_import() -> str | None:
         return None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "<module>":
+        caller = frame.f_back
+        if frame.f_code.co_name == "<module>" and caller is not None and _imports(caller):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
+        frame = caller
     return None
+
+
+def _imports(frame: FrameType) -> bool:
+    """Say whether a frame is the import system's, or `runpy`'s, at running a module."""
+    code = frame.f_code
+    return code.co_filename.startswith("<frozen importlib") or (
+        code.co_name == "_run_code" and "runpy" in code.co_filename
+    )
 
 
 def _run(main: MainModule) -> dict[str, object]:
