@@ -163,6 +163,8 @@ def unguarded_import() -> str | None:
         return None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("shoal._worker"):
+            return None  # what lies below is how this worker came to be
         caller = frame.f_back
         if frame.f_code.co_name == "<module>" and caller is not None and _imports(caller):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
