@@ -23,14 +23,17 @@ from tests import support
 # Before anything is started; see support.DESCENT.
 os.environ.__setitem__(*support.DESCENT.split("=", 1))
 
-FAST_FOLDERS = {"unit", "surface", "process"}
+#: What runs on every Python found, not only on the first: all that starts no process, and of the rest what depends
+#: most on the interpreter.
+FAST_FOLDERS = {"unit", "surface"}
+FAST_FILES = {"test_pool_submit.py", "test_pool_limits.py", "test_functions_sent.py", "test_main_guard.py"}
 watching = contextmanager(support.watch)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folders = set(item.path.relative_to(support.ROOT / "tests").parts[:-1])
-        if folders & FAST_FOLDERS:
+        if folders & FAST_FOLDERS or item.path.name in FAST_FILES:
             item.add_marker(pytest.mark.fast)
         if "stress" in folders:
             item.add_marker(pytest.mark.stress)

@@ -105,7 +105,7 @@ class Fleet:
     def keep_strength(self) -> None:
         """Start workers for work that waits and has nobody; make a spare when all are there."""
         core = self._core
-        if self._paused or self.full or not core.dispatcher.waiting:
+        if self._paused or self.full or self._failed_starts >= START_TRIES or not core.dispatcher.waiting:
             return
         serving = self._count("starting", "ready")
         starting = self._count("starting")
@@ -385,7 +385,8 @@ class Fleet:
             self._core.counters.cpu_s += worker.status.cpu_s
         self._on_buried(worker)
         worker.close()
-        if self._failed_starts >= START_TRIES:
+        # Not while some are still starting: they may yet come up, and one that does resets the count.
+        if self._failed_starts >= START_TRIES and not self._count("starting"):
             self._failed_starts = 0
             how = f"the last one {_ending(worker)}"
             kind = "initializer" if self._core.options.initializer is not None else "start"
