@@ -90,7 +90,7 @@ format: $(VENV)/.test-group
 	@$(PY) -m ruff format .
 
 test-main: $(VENV)/.test-group
-	$(call say,"pytest, everything but stress, on Python $$($(PY) -V | cut -d' ' -f2)")
+	@printf '\n\033[1m== pytest on Python %s (everything but stress)\033[0m\n' "$$($(PY) -c 'import platform; print(platform.python_version())')"
 	@$(PY) -m pytest $(ARGS)
 
 test-others: $(VENV)/.test-group
