@@ -15,9 +15,10 @@ tests/surface/test_layers.py):
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers read it; importing `typing` would cost more than this whole file
 if TYPE_CHECKING:
+    from typing import Any
+
     from shoal._pool.default import cpu_count, imap, map, submit
     from shoal._pool.executor import Pool, PoolView
     from shoal._pool.future import Future
