@@ -43,6 +43,22 @@ def _dumps(obj: Any, keep: Callable[[pickle.PickleBuffer], bool] | None, *, by_v
     return bytes(cloudpickle.dumps(obj, 5, buffer_callback=keep))
 
 
+def _collector(found: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
+    """Return a `buffer_callback` that takes large buffers into `found` and leaves the others in the pickle."""
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous: pickle copies it
+            return True
+        if raw.nbytes < LARGE_BYTES:
+            return True
+        found.append(raw)
+        return False
+
+    return keep_in_band
+
+
 def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = False) -> Payload:
     """Pickle `obj`; buffers of at least `LARGE_BYTES` are appended to `buffers`, uncopied.
 
@@ -57,15 +73,7 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
     """
     found: list[Buffer] = []
 
-    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
-        try:
-            raw = buffer.raw()
-        except BufferError:  # not contiguous: pickle copies it
-            return True
-        if raw.nbytes < LARGE_BYTES:
-            return True
-        found.append(raw)
-        return False
+    keep_in_band = _collector(found)
 
     try:
         data = _dumps(obj, keep_in_band, by_value=False)
@@ -220,15 +228,8 @@ def pack_function(fn: Any, buffers: list[Buffer], *, by_value: bool, what: str =
         return pack(fn, buffers, (what, fn))
     found: list[Buffer] = []
 
-    def out_of_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < LARGE_BYTES:
-            return True
-        found.append(raw)
-        return False
-
     try:
-        data = _dumps(fn, out_of_band, by_value=True)
+        data = _dumps(fn, _collector(found), by_value=True)
     except Exception as error:
         raise refused(fn, (what, fn), error) from error
     buffers.append(data)
