@@ -112,9 +112,11 @@ class Lock:
     def __init__(self) -> None:
         self._held = False
 
-    def acquire(self) -> bool:
+    def acquire(self, blocking: bool = True) -> bool:
         assert Run.current is not None
         while self._held:
+            if not blocking:
+                return False
             Run.current.block_until(lambda: not self._held)
         self._held = True
         return True
@@ -122,6 +124,9 @@ class Lock:
     def release(self) -> None:
         assert self._held
         self._held = False
+
+    def locked(self) -> bool:
+        return self._held
 
     def __enter__(self) -> None:
         self.acquire()

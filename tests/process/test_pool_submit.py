@@ -341,6 +341,30 @@ def test_a_callback_may_map_and_cancel_and_ask_for_statistics(pool, gate):
     assert seen == [[n * n for n in range(10)], True, 12]
 
 
+def test_a_callback_that_waits_is_read_for_when_the_leading_caller_leaves(pool_factory, make_gate):
+    """The callback's thread is the one that usually reads when nobody waits; here it waits itself, behind a caller."""
+    pool = pool_factory(2)
+    list(pool.map(t.nap, [0.05] * 4))  # both workers are up
+    running, behind = make_gate("running"), make_gate("behind")
+    first = pool.submit(running.enter, "first")
+    leading = threading.Event()
+    seen = []
+    timers = [threading.Timer(0.3, running.open), threading.Timer(0.6, behind.open)]
+
+    def wait_in_callback(_):
+        assert leading.wait(HANG_LIMIT_S)
+        seen.append(list(pool.map(behind.enter, ["behind"])))
+
+    pool.submit(t.nothing).add_done_callback(wait_in_callback)
+    for timer in timers:
+        timer.start()
+    threading.Timer(0.1, leading.set).start()
+    assert first.result() == "first"
+    eventually(lambda: seen == [["behind"]], what="the callback to end")
+    for timer in timers:
+        timer.join()
+
+
 def test_a_callback_that_asks_to_exit_does_not_stop_the_pool(pool, monkeypatch):
     """SystemExit out of a callback ends whatever thread ran it in a naive pool, and everybody behind it hangs."""
     monkeypatch.setattr(threading, "excepthook", lambda _args: None)

@@ -3,8 +3,8 @@
 Role: moves tasks and results between callers, the dispatcher and the workers' sockets. Owner: `executor.Pool`; the
 engine outlives it until the work is done.
 
-Who reads the sockets: one thread at a time, which holds the *role*. A caller that waits for a result takes the role
-and reads for itself, which saves waking another thread; when nobody waits, the background thread has it.
+Who reads the sockets: one thread at a time, which has the *role*, see `role.py`. A caller that waits for a result
+reads for itself, which saves waking another thread; when nobody waits, the background thread reads.
 
 Invariants
     N1  Nothing under `core.lock` blocks or runs code of the user; see `core.py`.
@@ -37,6 +37,7 @@ from shoal._pool.functions import BootPayload, FunctionBook, boot_payload
 from shoal._pool.inbox import Inbox
 from shoal._pool.jobs import Job, Task
 from shoal._pool.outbox import Outbox
+from shoal._pool.role import Role
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import PoolOptions
 from shoal.errors import PoolClosed
@@ -72,8 +73,7 @@ class Engine:
         self.abandoned = False
         self.started = time.monotonic()
         self.functions = FunctionBook(main_is_lost=self.main_is_lost)
-        self._role = threading.Lock()
-        self._role_owner = 0
+        self.role = Role()
         self._spins = (os.cpu_count() or 1) > 1
         self._called_back = threading.Event()  # set when no callback is due
         self._callbacks_late = False
@@ -139,14 +139,12 @@ class Engine:
             self.core.poller.nudge()
         elif now - self._read > BURST_READ_S:
             with interrupts.deferred() as shield:
-                if self._role.acquire(blocking=False):
-                    self._role_owner = threading.get_ident()
+                if self.role.take():
                     try:
                         if not self.closed.is_set():
                             self._pump(0.0, shield)
                     finally:
-                        self._role_owner = 0
-                        self._role.release()
+                        self.role.leave()
             self._read = time.monotonic()
 
     def submit_many(self, job: Job, start: int, stop: int) -> None:
@@ -199,34 +197,37 @@ class Engine:
         else is reading.
         """
         limit = None if timeout is None else time.monotonic() + timeout
-        while not ready():
-            if self.foreign:
-                self._check_open()
-            if limit is not None and time.monotonic() >= limit:
-                return
-            if self._role_owner == threading.get_ident():  # unpickling code that waits: read on from here
-                self._pump(_left(limit))
-            elif self.closed.is_set() or not self._lead(ready, limit):
-                changed = condition()
-                with changed:
-                    if not ready():
-                        changed.wait(_LAST_WORDS_S if self.closed.is_set() else _left(limit))
+        try:
+            while not ready():
+                if self.foreign:
+                    self._check_open()
+                if limit is not None and time.monotonic() >= limit:
+                    return
+                if self.role.mine:  # unpickling code that waits: read on from here
+                    self._pump(_left(limit))
+                elif self.closed.is_set():
+                    changed = condition()
+                    with changed:
+                        if not ready():
+                            changed.wait(_LAST_WORDS_S)
+                elif not self._lead(ready, limit):
+                    self.role.follow(ready, condition(), _left(limit))
+        finally:
+            self.role.pass_on()
 
     def _lead(self, ready: Callable[[], bool], limit: float | None) -> bool:
         """Read the sockets until `ready()`. False if another thread has the role."""
         try:
             # The shield goes around the role, so that no signal strikes between taking it and giving it back.
             with interrupts.deferred() as shield:
-                if not self._role.acquire(blocking=False):
+                if not self.role.take():
                     return False
-                self._role_owner = threading.get_ident()
                 try:
                     self._read_until(ready, limit, shield)
                 finally:
-                    self._role_owner = 0
                     self._burst = False
                     self.core.poller.unmask()
-                    self._role.release()
+                    self.role.leave()
                     if self.core.timers.wait_s() is not None:
                         self.core.poller.wake()  # the background thread has not been counting
             if self._callbacks:
@@ -264,19 +265,18 @@ class Engine:
                 core.poller.sleep(wait_s)
                 if self._in_burst_now():
                     continue
-                if self._role.acquire(blocking=False):
-                    self._role_owner = threading.get_ident()
+                if self.role.take():
                     try:
                         if not self.closed.is_set():
                             self._pump(0.0)
                     finally:
-                        self._role_owner = 0
-                        self._role.release()
+                        self.role.leave()
                 elif not (self.closed.is_set() or self._callbacks or self._burst):
                     core.poller.sleep(1.0)  # whoever has the role unmasks when leaving; the limit is a backstop
             self._call_back()
-        with self._role:
-            core.poller.close()
+        self.role.await_last()
+        core.poller.close()
+        self.role.leave()
         self._ended = True
         self._call_back()
 
@@ -444,7 +444,7 @@ class Engine:
 
     def join(self) -> None:
         """Block until the pool has ended and its thread too."""
-        if self.foreign or self._role_owner == threading.get_ident():
+        if self.foreign or self.role.mine:
             return  # unpickling code that closes its own pool: it ends when that is done
         while not self.closed.is_set():
             if not self._lead(self.closed.is_set, None):
@@ -456,7 +456,7 @@ class Engine:
         """In a forked child: own nothing (N4). Takes no lock: its holder may not exist here."""
         self.foreign = True
         self.core.lock = threading.Lock()
-        self._role = threading.Lock()
+        self.role = Role()
         self.functions.after_fork()
         self.fleet.abandon()
         self.core.poller.close()
