@@ -136,6 +136,11 @@ def test_unordered_results_come_as_they_are_ready(pool, gate):
     assert list(results) == [0]
 
 
+def _enter_if_gate(what):
+    if isinstance(what, t.Gate):
+        what.enter()
+
+
 def _enter_if_first(gate, n):
     if n == 0:
         gate.enter()
@@ -252,6 +257,21 @@ def test_a_blocked_first_result_does_not_let_the_source_run_away(pool, gate):
     gate.open()
     thread.join(HANG_LIMIT_S)
     assert got == [0]
+    results.close()
+
+
+def test_quick_items_behind_a_stuck_one_get_a_worker_that_was_not_started_yet(pool_factory, gate):
+    """The function is known to be quick, so the only worker was given all of them; the second has yet to be started."""
+    pool = pool_factory(2)
+    quick = t.Log(gate.folder + "/none")
+    assert list(pool.map(_enter_if_gate, [quick] * 50)) == [None] * 50
+    results = pool.imap(_enter_if_gate, itertools.chain([gate], itertools.repeat(quick, 49)), buffersize=50)
+    first = threading.Thread(target=lambda: next(results))
+    first.start()
+    gate.wait_until_entered()
+    eventually(lambda: pool.statistics().done >= 99, what="the quick ones to have run")
+    gate.open()
+    first.join(HANG_LIMIT_S)
     results.close()
 
 

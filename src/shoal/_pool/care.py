@@ -160,18 +160,20 @@ class Care:
             self._core.after(pause_s, lambda: self._look_now(pause_s))
 
     def _look_now(self, pause_s: float) -> None:
-        """Ask busy workers for unstarted work if others idle, and for finished results they have not sent."""
+        """Ask busy workers for unstarted work if others idle, or could be started, and for results they have not sent."""
         self._looking = False
-        idle = self._core.dispatcher.idle and not self._core.dispatcher.waiting
+        dispatcher = self._core.dispatcher
+        idle = dispatcher.idle and not dispatcher.waiting
+        room = dispatcher.ready < self._core.options.workers and not dispatcher.waiting
         quiet = True
-        for number in self._core.dispatcher.loaded():
+        for number in dispatcher.loaded():
             worker = self._core.workers.get(number)
             if worker is None or worker.state != "ready":
                 continue
             done = worker.page.words[DONE]
             still, worker.seen_done = done == worker.seen_done, done
             quiet = quiet and still
-            if idle:
+            if idle or (room and still):
                 worker.recall()
             elif still and worker.page.words[COMMITTED]:
                 worker.flush()

@@ -292,6 +292,7 @@ class Dispatcher:
             span.stop = first
         self._put_back(tail)
         self._settle_slot(slot)
+        self._hungry.pop(slot.number, None)  # it is stuck in something: more work when it has finished that
 
     def _settle_slot(self, slot: Slot) -> None:
         """Put a slot where it belongs after what it holds became less."""

@@ -5,14 +5,16 @@ take back what is not claimed, through `Chunk.hand_back`.
 
 Invariants
     K1  Items are announced one by one before anything of them is unpickled or run.
-    K2  A stretch is claimed with the reporter's lock held before it runs; what is not claimed may be taken back.
+    K2  A stretch is claimed with the reporter's lock held before it runs. What is not claimed may be taken back, and of
+        the stretch that runs what the loop has not fetched yet: it is cut off the very list the loop walks, and the
+        walk's own position, looked at after the cut, says what was fetched before it.
     K3  Every claimed item is reported once, in order: in a PART or by a FAILED.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from shoal._memory.page import DONE, INDEX, SPAN, STARTED, Page
@@ -54,6 +56,7 @@ class Chunk:
         self._stop = self._first  # items from here on are not ours (yet, or any more)
         self._fn: Callable[..., Any]
         self._items: Any = ()
+        self._walk: tuple[int, list[Any], Iterator[Any]] | None = None  # (first index, items, position) of the stretch
 
     def run(self, functions: FunctionTable, stretcher: Stretcher) -> None:
         """Run every item that is not taken back. Raises FunctionMissing before any of them ran."""
@@ -78,7 +81,15 @@ class Chunk:
             stretcher.learn(stop - start, _clock() - began)
 
     def hand_back(self) -> m.Message | None:
-        """Give up the items that are not claimed; with the reporter's lock held (K2)."""
+        """Give up the items that are not started; with the reporter's lock held (K2)."""
+        if self._walk is not None:
+            at, items, position = self._walk
+            fetched = _fetched(position)
+            if fetched is not None:
+                del items[fetched:]
+                fetched = _fetched(position)  # the loop may have gone on before the cut
+            # A walk at its end has announced all it fetched, and nothing else is announced before the lock is free.
+            self._claimed = at + fetched if fetched is not None else self._words[INDEX] + 1
         if self._claimed >= self._stop:
             return None
         self._stop = self._claimed
@@ -101,14 +112,20 @@ class Chunk:
         self._reporter.report(message, (), DEFER_NS, more=False)
 
     def _stretch(self, at: int, stop: int, functions: FunctionTable) -> None:
-        while at < stop:
+        while at < min(stop, self._claimed):
             results: list[Any] = []
             failure = None
             began = self._announce(at)
+            with self._reporter.lock:
+                items = list(self._items[at - self._first : min(stop, self._claimed) - self._first])
+                position = iter(items)
+                self._walk = at, items, position
             try:
-                self._loop(self._items[at - self._first : stop - self._first], at, results.append)
+                self._loop(position, at, results.append)
             except BaseException as error:
                 failure = error
+            with self._reporter.lock:
+                self._walk = None
             elapsed = _clock() - began
             done = len(results)
             self._words[DONE] += done
@@ -122,7 +139,7 @@ class Chunk:
                 self._report((m.FAILED, self.span, at, captured, elapsed if not done else 0))
                 at += 1
 
-    def _loop(self, items: Any, at: int, append: Callable[[Any], None]) -> None:
+    def _loop(self, items: Iterator[Any], at: int, append: Callable[[Any], None]) -> None:
         fn, words = self._fn, self._words
         if not self._whole:
             for index, payload in enumerate(items, at):
@@ -175,3 +192,9 @@ class Chunk:
                 self._report((m.FAILED, self.span, index, functions.captured(error, self._function_id), each_ns))
                 start = index + 1
         send(at + len(results))
+
+
+def _fetched(position: Iterator[Any]) -> int | None:
+    """Return how many items a list's iterator has given out; None when it has come to its end."""
+    state: tuple[Any, ...] = position.__reduce__()  # type: ignore[assignment]
+    return state[2] if len(state) == 3 else None
