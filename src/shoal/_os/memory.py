@@ -64,3 +64,23 @@ def read_all(fd: int) -> bytes:
         parts.append(part)
         offset += len(part)
     return b"".join(parts)
+
+
+def reserve(fd: int, offset: int, size: int) -> None:
+    """Have the kernel set memory aside for part of a file, so that writing there cannot fail later (SIGBUS).
+
+    Raises:
+        OSError: There is not enough.
+    """
+    os.posix_fallocate(fd, offset, size)
+
+
+def write_at(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` into a file: for pages that are new this is quicker than a mapping, and fails with an error.
+
+    Raises:
+        OSError: There is not enough memory; part of it may be written.
+    """
+    done = 0
+    while done < data.nbytes:
+        done += os.pwrite(fd, data[done : done + (1 << 30)], offset + done)
