@@ -142,6 +142,8 @@ class PoolOptions:
     max_tasks_per_worker: int | None = None
     capture: CaptureMode = "prefix"
     spare: bool = True
+    shared_memory_limit: int | None = None
+    debug: bool = False
     defaults: TaskOptions = field(default_factory=TaskOptions)
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ from shoal._os.interpreter import main_module
 from shoal._pool import interrupts
 from shoal._pool.core import Core
 from shoal._pool.deaths import Deaths
+from shoal._pool.depot import Depot
 from shoal._pool.fleet import Fleet
 from shoal._pool.functions import BootPayload, FunctionBook, boot_payload
 from shoal._pool.inbox import Inbox
@@ -83,8 +84,10 @@ class Engine:
         self._submitted = 0.0  # when the last task was submitted
         self._read = 0.0  # when somebody last read
         self._burst = False
+        self.depot = Depot(self.core, lambda worker: self.outbox.send(worker))  # noqa: PLW0108 - made after it
         self.fleet = Fleet(
             self.core,
+            self.depot,
             boot,
             lambda worker: self.core.dispatcher.worker_ready(worker.number),
             lambda worker: self.inbox.read(worker),  # noqa: PLW0108 - the inbox is made after the fleet
@@ -92,9 +95,9 @@ class Engine:
             lambda worker: self.deaths.buried(worker),  # noqa: PLW0108 - as above
             lambda *why: self.deaths.hopeless(*why),  # noqa: PLW0108 - as above
         )
-        self.inbox = Inbox(self.core, self.functions, self.fleet)
+        self.inbox = Inbox(self.core, self.functions, self.fleet, self.depot)
         self.care = self.inbox.care
-        self.outbox = Outbox(self.core, self.care)
+        self.outbox = Outbox(self.core, self.care, self.depot)
         self.deaths = Deaths(self.core, self.inbox)
         self._thread = threading.Thread(target=self._background, name="shoal-pool", daemon=True)
         _engines.add(self)
@@ -346,6 +349,7 @@ class Engine:
                 self.fleet.stop(worker)
         self.fleet.keep_strength()
         self.care.look()
+        self.depot.look()
         forgotten = self.functions.take_forgotten()
         if forgotten:
             for worker in core.workers.values():
@@ -439,6 +443,7 @@ class Engine:
             if core.workers:
                 return
             self.fleet.close()
+            self.depot.close()
             self.closed.set()
         core.poller.wake()
 
@@ -459,6 +464,7 @@ class Engine:
         self.role = Role()
         self.functions.after_fork()
         self.fleet.abandon()
+        self.depot.abandon()
         self.core.poller.close()
 
 

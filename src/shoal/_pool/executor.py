@@ -32,6 +32,7 @@ from shoal._settings import (
     TaskOptions,
     check_choice,
     check_count,
+    parse_bytes,
 )
 from shoal._wire import codec
 from shoal._wire.frames import Buffer
@@ -65,6 +66,8 @@ class _Surface(concurrent.futures.Executor):
         record = engine.functions.record(fn)
         buffers: list[Buffer] = []
         payload = codec.pack((args, kwargs), buffers, (codec.ARGUMENTS, fn), main_is_lost=engine.main_is_lost)
+        if buffers:
+            engine.depot.keep(buffers)
         future: Future[T] = Future(engine)
         task = Task(fn, record, self._options, payload, buffers, future, (args, kwargs))
         future._task = task
@@ -215,6 +218,11 @@ class Pool(_Surface):
         capture: ``"prefix"`` forwards what workers print, each line whole and with the worker's number in
             front; ``"inherit"`` leaves them this program's streams, and obituaries without last lines.
         spare: Keep one more process warm, to replace a dead worker at once. It has not run `initializer`.
+        shared_memory_limit: Most memory that large arguments and results may take on their way and be kept warm in
+            afterwards, as ``"2GiB"`` or bytes; beyond it they travel through sockets, slower. None is a quarter of the
+            memory this process may use.
+        debug: Refuse a task that is handed a writable slice of a shared array while a task in another worker has an
+            overlapping one: its future gets `OverlappingWrites`.
 
     Raises:
         ValueError, TypeError: An option is not what it must be.
@@ -238,6 +246,8 @@ class Pool(_Surface):
         label: str | None = None,
         capture: CaptureMode = "prefix",
         spare: bool = True,
+        shared_memory_limit: int | str | None = None,
+        debug: bool = False,
     ) -> None:
         check_platform()
         workers = _either("workers", workers, "max_workers", max_workers)
@@ -258,6 +268,10 @@ class Pool(_Surface):
             ),
             capture=capture,
             spare=spare,
+            shared_memory_limit=None
+            if shared_memory_limit is None
+            else parse_bytes("shared_memory_limit", shared_memory_limit),
+            debug=debug,
             defaults=self._options,
         )
         self._max_workers = self._pool_options.workers

@@ -33,6 +33,7 @@ from shoal._pool import interrupts
 from shoal._pool import launcher as launchers
 from shoal._pool.care import CLOSED_CONNECTION
 from shoal._pool.core import Core
+from shoal._pool.depot import Depot, forget_shared
 from shoal._pool.failures import explain_refusal
 from shoal._pool.functions import BootPayload
 from shoal._pool.worker import WorkerHandle
@@ -66,6 +67,7 @@ class Fleet:
     def __init__(
         self,
         core: Core,
+        depot: Depot,
         boot_payload: BootPayload | None,
         on_ready: Callable[[WorkerHandle], None],
         on_readable: Callable[[WorkerHandle], bool],
@@ -74,6 +76,7 @@ class Fleet:
         on_hopeless: Callable[[str, str, str | None], None],
     ) -> None:
         self._core = core
+        self._depot = depot
         self._initializer = boot_payload
         self._on_ready = on_ready
         self._on_readable = on_readable
@@ -158,7 +161,7 @@ class Fleet:
         worker.state = "starting"
         worker.generation = self._generation
         self._core.after(START_LOOK_S, lambda: self._look_at(worker, looks=1, stopped=False))
-        worker.send(encode([message], buffers))
+        worker.send(encode(*worker.courier.outgoing([message], buffers)))
         return True
 
     def _look_at(self, worker: WorkerHandle, *, looks: int, stopped: bool) -> None:
@@ -182,12 +185,18 @@ class Fleet:
         """Have a process made. Returns its handle, or None after saying why not."""
         core = self._core
         try:
-            worker = WorkerHandle(next(self._numbers), captured=core.options.capture != "inherit")
+            worker = WorkerHandle(
+                next(self._numbers),
+                self._depot.arena,
+                lambda identity: forget_shared(core, identity),
+                captured=core.options.capture != "inherit",
+            )
         except OSError as error:
             self.fail("start", *explain_refusal(error))
             return None
         core.workers[worker.number] = worker
         self._tokens[worker.number] = worker
+        worker.courier.on_news = self._depot.news
         worker.on_blocked = self._blocked
         worker.on_drained = self._drained
         try:
@@ -244,6 +253,7 @@ class Fleet:
             "sys_path": None if forked else [str(entry) for entry in sys.path],
             "blas_threads": max(1, self._cpus // self._core.options.workers),
             "spin_ns": SPIN_NS if self._cpus > 1 else 0,
+            "arena_bytes": self._depot.limit_bytes // self._core.options.workers,
             "main": None if main is None else (main.kind, main.name, main.path, main.init_name),
             "initializer": None if function is None else (function, args),
         }

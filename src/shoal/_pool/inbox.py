@@ -15,6 +15,7 @@ from typing import Any
 
 from shoal._pool.care import Care
 from shoal._pool.core import Core
+from shoal._pool.depot import Depot
 from shoal._pool.failures import unreadable
 from shoal._pool.fleet import Fleet
 from shoal._pool.functions import FunctionBook, boot_payload
@@ -33,10 +34,12 @@ class Inbox:
         core: Core,
         functions: FunctionBook,
         fleet: Fleet,
+        depot: Depot,
     ) -> None:
         self._core = core
         self._functions = functions
         self._fleet = fleet
+        self._depot = depot
         self.care = Care(core, self.read)
 
     def read(self, worker: WorkerHandle) -> bool:
@@ -50,12 +53,15 @@ class Inbox:
         except OSError:
             alive = False
         for frame in worker.reader.frames():
+            worker.courier.incoming(frame)
+            if frame.buffers:
+                self._depot.touch()
             for message in frame.messages:
                 self.heard(worker, message, frame.buffers)
         worker.heard_ns = time.monotonic_ns()
         return alive
 
-    def heard(self, worker: WorkerHandle, message: m.Message, buffers: list[bytearray]) -> None:
+    def heard(self, worker: WorkerHandle, message: m.Message, buffers: list[Any]) -> None:
         kind = message[0]
         if kind == m.DONE:
             _, span_id, payload, elapsed_ns = message
@@ -87,9 +93,7 @@ class Inbox:
         elif kind == m.BOOT_FAILED:
             self._boot_failed(worker, message[1], message[2])
 
-    def _deliver(
-        self, job: Job, first: int, count: int, single: bool | None, payload: Any, buffers: list[bytearray]
-    ) -> None:
+    def _deliver(self, job: Job, first: int, count: int, single: bool | None, payload: Any, buffers: list[Any]) -> None:
         """Have results unpickled and settled, by the pump, without the lock."""
         counters = self._core.counters
         counters.done += count

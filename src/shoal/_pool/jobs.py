@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shoal._pool.depot import Repeats
 from shoal._pool.functions import FunctionRecord
 from shoal._settings import TaskOptions
 from shoal._wire import codec
@@ -71,7 +72,7 @@ class Attempts:
 class Job:
     """Common part of all jobs. `pace` and `given_up` are what the dispatcher reads."""
 
-    __slots__ = ("attempts", "fn", "given_up", "options", "pace", "record")
+    __slots__ = ("attempts", "fn", "given_up", "options", "pace", "record", "repeats")
 
     def __init__(self, fn: Callable[..., Any], record: FunctionRecord, options: TaskOptions) -> None:
         self.fn: Callable[..., Any] | None = fn  # until the job is done: it may hold much
@@ -80,6 +81,8 @@ class Job:
         self.pace: Pace = record.pace
         self.given_up = False
         self.attempts: dict[int, Attempts] | None = None
+        #: What its items had in common so far; for a job that keeps its items, so that none changes meanwhile.
+        self.repeats: Repeats | None = None
 
     def tries(self, index: int) -> Attempts:
         """Return the count for a task that did not simply succeed."""
@@ -247,6 +250,7 @@ class ListJob(MapJob):
     ) -> None:
         super().__init__(fn, record, options, star=star, main_is_lost=main_is_lost)
         self.items = items
+        self.repeats = Repeats()
         self.results: list[Any] = [PENDING] * len(items)
         self.settled = 0
         self.errors: dict[int, BaseException] = {}

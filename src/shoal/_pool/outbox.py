@@ -14,21 +14,24 @@ import time
 
 from shoal._pool.care import Care
 from shoal._pool.core import Core
+from shoal._pool.depot import Depot
 from shoal._pool.dispatcher import Span
 from shoal._pool.functions import Form
 from shoal._pool.jobs import PackFailed
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import codec
 from shoal._wire import messages as m
-from shoal._wire.frames import Buffer, encode
+from shoal._wire.courier import Outgoing
+from shoal._wire.frames import encode
 
 
 class Outbox:
     """Sends work to all workers of one pool."""
 
-    def __init__(self, core: Core, care: Care) -> None:
+    def __init__(self, core: Core, care: Care, depot: Depot) -> None:
         self._core = core
         self._care = care
+        self._depot = depot
 
     def hand_out(self) -> list[WorkerHandle]:
         """Give work to whoever can take some, with the lock held; returns whom to call `send` for."""
@@ -47,7 +50,7 @@ class Outbox:
         One thread at a time does so for one worker; another that comes meanwhile leaves its spans to it. So frames
         are sent in the order of the dispatcher, and a function before its first task.
         """
-        while worker.unsent:
+        while worker.unsent or worker.courier.has_news:
             if not worker.sending.acquire(blocking=False):
                 return  # whoever has it looks at `unsent` again after releasing it
             try:
@@ -62,16 +65,19 @@ class Outbox:
 
     def _send_spans(self, worker: WorkerHandle, spans: list[Span]) -> None:
         messages: list[m.Message] = []
-        buffers: list[Buffer] = []
+        buffers: list[Outgoing] = []
         for span in spans:
             if self._core.dispatcher.owes(worker.number, span.id) is not span:
                 continue  # the worker died meanwhile, and the span has gone elsewhere
             form = span.job.record.form
             if form[0] not in worker.known:
                 self._introduce(worker, form, messages, buffers)
+            before = len(buffers)
             while span.start < span.stop:
                 try:
                     messages += span.job.messages(span, form[0], buffers)
+                    if len(buffers) > before and span.job.repeats is not None:
+                        self._depot.repeat(span.job.repeats, buffers, before)
                 except PackFailed as failed:
                     if not self._unpackable(worker, span, failed):
                         break
@@ -79,17 +85,20 @@ class Outbox:
                     break
                 else:
                     break
-        if messages:
+        if messages or worker.courier.has_news:
             if worker.to_forget:
                 with self._core.lock:
                     forgotten, worker.to_forget = worker.to_forget, set()
                 messages += [(m.FORGET, number) for number in forgotten]
-            worker.send(encode(messages, buffers))
+            worker.send(encode(*worker.courier.outgoing(messages, buffers)))
+        if buffers:
+            with self._core.lock:
+                self._depot.touch()
         if any(span.job.options.timeout is not None for span in spans):
             with self._core.lock:
                 self._care.watch(worker)
 
-    def _introduce(self, worker: WorkerHandle, form: Form, messages: list[m.Message], buffers: list[Buffer]) -> None:
+    def _introduce(self, worker: WorkerHandle, form: Form, messages: list[m.Message], buffers: list[Outgoing]) -> None:
         number, payload, mine = form
         messages.append((m.FUNCTION, number, codec.shifted(payload, mine, buffers)))
         with self._core.lock:

@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Literal
 from shoal._memory.page import FAULT_OFFSET, Page
 from shoal._os import descriptors, memory, processes
 from shoal._pool.output import OutputTail
+from shoal._wire.courier import Courier
 from shoal._wire.frames import Buffer, FrameReader
-from shoal._wire.messages import FLUSH, RECALL
+from shoal._wire.messages import FLUSH, RECALL, TRIM
 
 if TYPE_CHECKING:
+    from shoal._memory.arena import Arena
     from shoal._pool.dispatcher import Span
 
 State = Literal["spare", "starting", "ready", "stopping", "dead"]
@@ -35,7 +37,9 @@ State = Literal["spare", "starting", "ready", "stopping", "dead"]
 class WorkerHandle:
     """One worker process as this program sees it."""
 
-    def __init__(self, number: int, *, captured: bool) -> None:
+    def __init__(
+        self, number: int, arena: Callable[[], Arena], forget: Callable[[bytes], object], *, captured: bool
+    ) -> None:
         self.number = number
         self.state: State = "spare"
         self.pid: int | None = None
@@ -57,9 +61,11 @@ class WorkerHandle:
         self._outbox: deque[memoryview] = deque()
         self.on_blocked: Callable[[WorkerHandle], None] | None = None
         self.on_drained: Callable[[WorkerHandle], None] | None = None
-        self._open(captured=captured)
+        passing = self._open(captured=captured)
+        self.courier = Courier(passing, arena, forget, private=False)
 
-    def _open(self, *, captured: bool) -> None:
+    def _open(self, *, captured: bool) -> socket.socket:
+        """Make every descriptor or none; returns this end of the courier's socket."""
         opened: list[int] = []
         sockets: list[socket.socket] = []
         try:
@@ -67,6 +73,8 @@ class WorkerHandle:
             sockets += [self.sock, data]
             self.control, control = descriptors.socket_pair()
             sockets += [self.control, control]
+            passing, their_passing = descriptors.socket_pair()
+            sockets += [passing, their_passing]
             self.page_fd = memory.memory_file("shoal-page", FAULT_OFFSET)
             opened.append(self.page_fd)
             self.page = Page(self.page_fd)
@@ -89,9 +97,11 @@ class WorkerHandle:
                 one.close()
             raise
         self.sock.setblocking(False)
-        self._theirs = [data, control]
+        passing.setblocking(False)
+        self._theirs = [data, control, their_passing]
         self._their_fds = [page_copy, null, *(ends if captured else ())]
-        self.passed = [data.fileno(), control.fileno(), page_copy, *ends, null]
+        self.passed = [data.fileno(), control.fileno(), page_copy, *ends, null, their_passing.fileno()]
+        return passing
 
     def close_theirs(self) -> None:
         """Close this program's copies of what was passed to the worker."""
@@ -155,6 +165,11 @@ class WorkerHandle:
         with contextlib.suppress(OSError):
             self.control.send(FLUSH, socket.MSG_DONTWAIT)
 
+    def trim(self) -> None:
+        """Ask it to give memory that it only keeps warm back to the system."""
+        with contextlib.suppress(OSError):
+            self.control.send(TRIM, socket.MSG_DONTWAIT)
+
     def signal(self, signum: int) -> bool:
         """Send a signal; False if the process is gone or was never known."""
         return self.pidfd is not None and processes.kill_pidfd(self.pidfd, signum)
@@ -179,6 +194,7 @@ class WorkerHandle:
     def abandon(self, *, keep_theirs: bool) -> None:
         """In a forked child: close without waiting for a lock whose holder is not here."""
         self._lock = threading.Lock()
+        self.courier.abandon()
         self.close_ours()
         if not keep_theirs:
             self.close_theirs()
@@ -188,6 +204,7 @@ class WorkerHandle:
         with self._lock:
             self.state = "dead"
             self._outbox.clear()
+        self.courier.close()
         self.sock.close()
         self.control.close()
         for output in self.outputs:

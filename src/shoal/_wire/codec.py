@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from shoal._os.interpreter import is_worker
+from shoal._wire.courier import shared_segment
 from shoal._wire.frames import LARGE_BYTES, Buffer
+from shoal.errors import NoSharedMemory
 
 Payload = bytes | tuple[bytes | None, int, int]
 #: Words for a pair of arguments, ``(args, kwargs)``: errors then say which of them it is.
@@ -51,7 +53,7 @@ def _collector(found: list[Buffer]) -> Callable[[pickle.PickleBuffer], bool]:
             raw = buffer.raw()
         except BufferError:  # not contiguous: pickle copies it
             return True
-        if raw.nbytes < LARGE_BYTES:
+        if raw.nbytes < LARGE_BYTES and shared_segment(raw) is None:
             return True
         found.append(raw)
         return False
@@ -147,12 +149,22 @@ def _load_shared(data: bytes, key: bytes) -> Any:
     return pickle.loads(data)
 
 
-def unpack(payload: Payload, buffers: Sequence[Buffer]) -> Any:
-    """Rebuild what `pack` pickled. Runs the code of the classes inside; any exception may come out."""
+def unpack(payload: Payload, buffers: list[Any]) -> Any:
+    """Rebuild what `pack` pickled, once: its buffers are taken out of `buffers`.
+
+    Runs the code of the classes inside; any exception may come out.
+
+    Raises:
+        NoSharedMemory: A buffer did not arrive, for lack of descriptors.
+    """
     if isinstance(payload, bytes):
         return pickle.loads(payload)
     main, first, count = payload
     mine = buffers[first : first + count]
+    buffers[first : first + count] = [b""] * count  # so that what is lent returns with the last view of it
+    for buffer in mine:
+        if isinstance(buffer, OSError):
+            raise NoSharedMemory(wanted_bytes=0, reason=str(buffer), hint="raise the limit (ulimit -n)")
     if main is None:
         return pickle.loads(mine[0], buffers=mine[1:])
     return pickle.loads(main, buffers=mine)

@@ -19,6 +19,7 @@ import marshal
 import socket
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from shoal._wire.messages import Message
 
@@ -42,11 +43,11 @@ def encode(messages: Sequence[Message], buffers: Sequence[Buffer] = ()) -> list[
 
 
 class Frame:
-    """One received frame: its messages and its buffers."""
+    """One received frame: its messages and its buffers, a `bytearray` each until a `Courier` puts lent memory there."""
 
     __slots__ = ("buffers", "messages")
 
-    def __init__(self, messages: list[Message], buffers: list[bytearray]) -> None:
+    def __init__(self, messages: list[Message], buffers: list[Any]) -> None:
         self.messages = messages
         self.buffers = buffers
 

@@ -18,6 +18,7 @@ To the worker, on the data socket
 To the worker, on the control socket (read by its watcher thread)
     one byte RECALL                                   send finished results, hand back what is unstarted
     one byte FLUSH                                    send finished results
+    one byte TRIM                                     give memory that is only kept warm back to the system
 
 From the worker, on the data socket
     (READY, pid)                                      booted, initializer done
@@ -28,6 +29,12 @@ From the worker, on the data socket
     (FAILED, span_id, index, payload, elapsed_ns)     that one failed; payload: an error
     (UNKNOWN, span_id, index, payload, function_id)   its function cannot be loaded here; payload: an error
     (HANDBACK, span_id, first)                        from `first` on nothing was started
+
+Both ways, in front of all others of a frame; `courier.py` makes and takes them
+    (LENT, count, entries)                            count descriptors were passed beside this frame
+        entry (slot, place, lease, offset, nbytes)    buffer `slot` lies in descriptor `place`, lent
+        entry (slot, place, id, 0, nbytes)            buffer `slot` is a shared segment; place -1: known already
+    (NEWS, leases, ids)                               leases given up; shared segments let go of
 """
 
 from __future__ import annotations
@@ -49,8 +56,12 @@ FAILED: Final = 24
 UNKNOWN: Final = 25
 HANDBACK: Final = 26
 
+LENT: Final = 40
+NEWS: Final = 41
+
 #: The bytes of the control socket.
 RECALL: Final = b"r"
 FLUSH: Final = b"f"
+TRIM: Final = b"t"
 
 Message = tuple[Any, ...]

@@ -2,7 +2,7 @@
 
 Role: what a child does before its first task and after its last. Owner: the worker process.
 
-A worker gets seven descriptors, whatever started it:
+A worker gets eight descriptors, whatever started it:
 
     data       stream socket: frames both ways
     control    stream socket: recalls from the pool; its end-of-file says that the pool is gone
@@ -11,6 +11,7 @@ A worker gets seven descriptors, whatever started it:
     output     write end of the pipe for stdout; unused when output is not captured
     errors     the same for stderr
     null       /dev/null, to read from
+    passing    stream socket: descriptors of lent memory, both ways; see `_wire/courier.py`
 
 Invariants
     O1  Before any code of the user runs, the process leads its own group and its lifeline is armed: from then
@@ -41,7 +42,7 @@ from shoal._wire.frames import Buffer
 from shoal._worker.loop import Worker
 
 #: Names of the descriptors, in the order they are passed.
-DESCRIPTORS = ("data", "control", "page", "lifeline", "output", "errors", "null")
+DESCRIPTORS = ("data", "control", "page", "lifeline", "output", "errors", "null", "passing")
 
 Call = tuple[Callable[..., object], tuple[Any, ...]]
 
@@ -108,12 +109,13 @@ def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
     faulthandler.enable(fds["page"], all_threads=True)
     faulthandler.register(signals.INTERRUPT_STACK_SIGNAL, fds["page"], all_threads=True)
     sock = socket.socket(fileno=fds["data"])
-    worker = Worker(sock, page, 0)
+    worker = Worker(sock, socket.socket(fileno=fds["passing"]), page, 0)
     message, buffers = worker.first_message()
     config: dict[str, Any] = message[1]
     _watch(fds["control"], worker)
     _apply(config)
     worker.spin_ns = config["spin_ns"]
+    worker.arena_bytes = config["arena_bytes"]
     stage = "main"
     try:
         page.words[STAGE] = page_module.IMPORTING
@@ -164,9 +166,11 @@ def _watch(control: int, worker: Worker) -> None:
                 asked = sock.recv(16)
                 if not asked:
                     break
+                if m.TRIM in asked:
+                    worker.trim()
                 if m.RECALL in asked:
                     worker.recall()
-                else:
+                elif m.FLUSH in asked:
                     worker.reporter.flush()
             except OSError:
                 break

@@ -46,7 +46,7 @@ class Stretcher:
 class Chunk:
     """One CHUNK message on its way through the worker."""
 
-    def __init__(self, message: m.Message, buffers: list[bytearray], page: Page, reporter: Reporter) -> None:
+    def __init__(self, message: m.Message, buffers: list[Any], page: Page, reporter: Reporter) -> None:
         _, self.span, self._function_id, self._first, self._star, self._timed, self._whole, self._payload = message
         self._buffers = buffers
         self._page = page

@@ -18,7 +18,7 @@ class FunctionMissing(Exception):
 class _Unloaded:
     __slots__ = ("buffers", "payload")
 
-    def __init__(self, payload: codec.Payload, buffers: list[bytearray]) -> None:
+    def __init__(self, payload: codec.Payload, buffers: list[Any]) -> None:
         self.payload = payload
         self.buffers = buffers
 
@@ -31,7 +31,7 @@ class FunctionTable:
     def __init__(self) -> None:
         self._known: dict[int, Any] = {}
 
-    def receive(self, function_id: int, payload: codec.Payload, buffers: list[bytearray]) -> None:
+    def receive(self, function_id: int, payload: codec.Payload, buffers: list[Any]) -> None:
         self._known[function_id] = _Unloaded(payload, buffers)
 
     def forget(self, function_id: int) -> None:

@@ -1,7 +1,7 @@
 """The worker's loop: take tasks, run them, report.
 
 Role: everything between two frames. Owner: the worker's main thread; the watcher thread may only call
-`Worker.recall`.
+`Worker.recall` and `Worker.trim`.
 
 Invariants
     W1  A task is announced on the page before anything of it is unpickled, so whatever kills the process
@@ -17,14 +17,19 @@ import socket
 import sys
 import time
 from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from shoal._memory.page import DONE, INDEX, SPAN, STARTED, Page
 from shoal._wire import codec
 from shoal._wire import messages as m
+from shoal._wire.courier import Courier
 from shoal._wire.frames import Buffer, FrameReader
 from shoal._worker.chunks import Chunk, Stretcher
 from shoal._worker.functions import FunctionMissing, FunctionTable
 from shoal._worker.reporting import DEFER_NS, Reporter
+
+if TYPE_CHECKING:
+    from shoal._memory.arena import Arena
 
 _clock = time.monotonic_ns
 
@@ -32,19 +37,29 @@ _clock = time.monotonic_ns
 class Worker:
     """One worker process's state."""
 
-    def __init__(self, sock: socket.socket, page: Page, spin_ns: int) -> None:
+    def __init__(self, sock: socket.socket, passing: socket.socket, page: Page, spin_ns: int) -> None:
         self._sock = sock
         self._page = page
         self._words = page.words
         self.spin_ns = spin_ns
         self._reader = FrameReader()
-        self._queue: deque[tuple[m.Message, list[bytearray]]] = deque()
+        self._queue: deque[tuple[m.Message, list[Any]]] = deque()
         self._functions = FunctionTable()
         self._stretcher = Stretcher()
         self._chunk: Chunk | None = None
-        self.reporter = Reporter(sock, page)
+        self.arena_bytes = 0
+        self._arena: Arena | None = None
+        self._courier = Courier(passing, self._arena_now, _forget_shared, private=True)
+        self.reporter = Reporter(sock, page, self._courier)
 
-    def first_message(self) -> tuple[m.Message, list[bytearray]]:
+    def _arena_now(self) -> Arena:
+        if self._arena is None:
+            from shoal._memory.arena import Arena
+
+            self._arena = Arena(self.arena_bytes)
+        return self._arena
+
+    def first_message(self) -> tuple[m.Message, list[Any]]:
         """Return the boot message. Blocks."""
         self._receive()
         return self._queue.popleft()
@@ -69,6 +84,8 @@ class Worker:
         while not self._queue:
             self._read()
             frames = self._reader.frames()
+            for frame in frames:
+                self._courier.incoming(frame)
             with self.reporter.lock:  # a recall may be holding back what it puts in again at this end
                 for frame in frames:
                     self._queue.extend([(message, frame.buffers) for message in frame.messages])
@@ -94,7 +111,7 @@ class Worker:
 
     # --- running --------------------------------------------------------------------------------
 
-    def _do(self, message: m.Message, buffers: list[bytearray]) -> None:
+    def _do(self, message: m.Message, buffers: list[Any]) -> None:
         kind = message[0]
         if kind == m.TASK:
             self._run_task(message, buffers)
@@ -109,7 +126,7 @@ class Worker:
             with self.reporter.lock:
                 self.reporter.stopped = True  # W3
 
-    def _run_task(self, message: m.Message, buffers: list[bytearray]) -> None:
+    def _run_task(self, message: m.Message, buffers: list[Any]) -> None:
         _, span, function_id, payload = message
         began = _clock()
         words = self._words
@@ -133,7 +150,7 @@ class Worker:
         words[DONE] += 1
         self.reporter.report(report, out, _clock() - began, more=bool(self._queue))
 
-    def _run_chunk(self, message: m.Message, buffers: list[bytearray]) -> None:
+    def _run_chunk(self, message: m.Message, buffers: list[Any]) -> None:
         chunk = Chunk(message, buffers, self._page, self.reporter)
         self._chunk = chunk
         try:
@@ -146,11 +163,16 @@ class Worker:
 
     # --- giving back ----------------------------------------------------------------------------
 
+    def trim(self) -> None:
+        """Give memory that is only kept warm back to the system. Called by the watcher thread."""
+        if self._arena is not None:
+            self._arena.trim()
+
     def recall(self) -> None:
         """Send what is finished and hand back what is not started. Called by the watcher thread."""
         with self.reporter.lock:
             back: list[m.Message] = []
-            kept: list[tuple[m.Message, list[bytearray]]] = []
+            kept: list[tuple[m.Message, list[Any]]] = []
             while True:
                 try:
                     entry = self._queue.pop()
@@ -169,3 +191,9 @@ class Worker:
             if rest is not None:
                 back.append(rest)
             self.reporter.flush_locked(back)
+
+
+def _forget_shared(identity: bytes) -> None:
+    shared = sys.modules.get("shoal._memory.shared")
+    if shared is not None:
+        shared.forget(identity)

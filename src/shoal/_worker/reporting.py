@@ -17,6 +17,7 @@ import threading
 from collections.abc import Sequence
 
 from shoal._memory.page import COMMITTED, Page
+from shoal._wire.courier import Courier
 from shoal._wire.frames import Buffer, encode, send_all
 from shoal._wire.messages import Message
 
@@ -27,11 +28,12 @@ DEFER_NS = 100_000
 class Reporter:
     """Sends messages, several to a frame when more follow at once."""
 
-    def __init__(self, sock: socket.socket, page: Page) -> None:
+    def __init__(self, sock: socket.socket, page: Page, courier: Courier) -> None:
         self.lock = threading.Lock()
         self.stopped = False
         self._sock = sock
         self._page = page
+        self._courier = courier
         self._unsent: list[Message] = []
         self._deferred_ns = 0
 
@@ -59,7 +61,7 @@ class Reporter:
         batch, self._unsent = self._unsent, []
         if self.stopped:
             return  # R2
-        send_all(self._sock, encode(batch, buffers))
+        send_all(self._sock, encode(*self._courier.outgoing(batch, buffers)))
         self._deferred_ns = 0
         if self._page.words[COMMITTED]:
             self._page.clear()
