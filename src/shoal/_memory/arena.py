@@ -54,22 +54,29 @@ class Arena:
         self._returned: deque[Block] = deque()
         self._closed = False
 
-    def store(self, data: memoryview) -> Stored | None:
-        """Copy `data` (contiguous bytes) into a block. None if it does not fit: over the limit, or memory is short."""
+    def store(self, *parts: memoryview) -> Stored | None:
+        """Copy contiguous bytes, one part behind the other, into a block.
+
+        Returns None if they do not fit: over the limit, or memory is short.
+        """
+        nbytes = sum(part.nbytes for part in parts)
         with self._lock:
-            block = self._take(data.nbytes)
+            block = self._take(nbytes)
         if block is None:
             return None
-        stored = Stored(self, block, data.nbytes)
+        stored = Stored(self, block, nbytes)
         fd, whole = self._files[block.slab.number]
-        if block.warm < data.nbytes:
-            try:
-                memory.write_at(fd, data, block.offset)  # A2
-            except OSError:
-                return None  # `stored` goes, and with it the hold
-            block.warm = data.nbytes
-        else:
-            mapping.copy(whole[block.offset : block.offset + data.nbytes], data)
+        at = block.offset
+        for part in parts:
+            if block.warm < nbytes:
+                try:
+                    memory.write_at(fd, part, at)  # A2
+                except OSError:
+                    return None  # `stored` goes, and with it the hold
+            else:
+                mapping.copy(whole[at : at + part.nbytes], part)
+            at += part.nbytes
+        block.warm = max(block.warm, nbytes)
         return stored
 
     def _take(self, nbytes: int) -> Block | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._os import cgroup
 from shoal._pool.core import Core
-from shoal._wire.courier import LEND_BYTES, shared_segment
+from shoal._wire.courier import LEND_BYTES, parts_of, shared_segment
 
 if TYPE_CHECKING:
     from shoal._memory.arena import Arena, Stored
@@ -107,9 +107,11 @@ class Depot:
     def keep(self, buffers: list[Any]) -> None:
         """Replace the large ones of a submitted task's buffers by stored copies (E1). Any thread, without the lock."""
         for slot, buffer in enumerate(buffers):
-            view = _large(buffer)
-            if view is not None:
-                buffers[slot] = self._keep(view)
+            parts = _large(buffer)
+            if parts is not None and len(parts) == 1:
+                buffers[slot] = self._keep(parts[0])
+            elif parts is not None:
+                buffers[slot] = self.arena().store(*parts) or buffer
 
     def _keep(self, data: memoryview) -> Any:
         """Store `data`, unless what an earlier task that still waits has stored of the same place is equal to it."""
@@ -134,9 +136,9 @@ class Depot:
     def repeat(self, repeats: Repeats, buffers: list[Any], start: int) -> None:
         """Replace large buffers of a map's items from `start` on by stored ones, each stored once. Without the lock."""
         for slot in range(start, len(buffers)):
-            view = _large(buffers[slot])
-            if view is not None:
-                buffers[slot] = repeats.store(view, self.arena())
+            parts = _large(buffers[slot])
+            if parts is not None and len(parts) == 1:
+                buffers[slot] = repeats.store(parts[0], self.arena())
 
     # --- news -----------------------------------------------------------------------------------
 
@@ -199,13 +201,12 @@ def forget_shared(core: Core, identity: bytes) -> None:
         core.later.append(lambda: shared.forget(identity))
 
 
-def _large(buffer: Any) -> memoryview | None:
-    if not isinstance(buffer, bytes | bytearray | memoryview):
+def _large(buffer: Any) -> list[memoryview] | None:
+    """Return the parts of a buffer that is to be stored; None if it is small, shared or stored already."""
+    parts = parts_of(buffer)
+    if parts is None or sum(part.nbytes for part in parts) < LEND_BYTES or shared_segment(buffer) is not None:
         return None
-    view = memoryview(buffer)
-    if view.nbytes < LEND_BYTES or shared_segment(buffer) is not None:
-        return None
-    return view.cast("B")
+    return parts
 
 
 def _place(data: memoryview) -> _Place:

@@ -21,7 +21,7 @@ from shoal._pool.functions import FunctionRecord
 from shoal._settings import TaskOptions
 from shoal._wire import codec
 from shoal._wire import messages as m
-from shoal._wire.frames import LARGE_BYTES, Buffer
+from shoal._wire.frames import LARGE_BYTES
 from shoal.errors import InitializerFailed, MainGuardMissing, StartFailed
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Job:
         except (KeyError, IndexError):
             return self.options.label or self.record.label
 
-    def messages(self, span: Span, function_id: int, buffers: list[Buffer]) -> list[m.Message]:
+    def messages(self, span: Span, function_id: int, buffers: list[Any]) -> list[m.Message]:
         """Return what to send for `span`. Raises PackFailed; KeyError if it is settled by now."""
         raise NotImplementedError
 
@@ -128,7 +128,7 @@ class Task(Job):
         record: FunctionRecord,
         options: TaskOptions,
         payload: codec.Payload,
-        buffers: list[Buffer],
+        buffers: list[Any],
         future: Future[Any],
         described: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
@@ -142,7 +142,7 @@ class Task(Job):
     def label(self, index: int) -> str:  # noqa: ARG002 - a job of one task
         return self.options.label or describe_call(self.record.label, *self.described)
 
-    def messages(self, span: Span, function_id: int, buffers: list[Buffer]) -> list[m.Message]:
+    def messages(self, span: Span, function_id: int, buffers: list[Any]) -> list[m.Message]:
         payload = codec.shifted(self.payload, self.buffers, buffers)
         return [(m.TASK, span.id, function_id, payload)]
 
@@ -193,13 +193,13 @@ class MapJob(Job):
         args = tuple(item) if self.star else (item,)
         return self.options.label or describe_call(self.record.label, args, {})
 
-    def messages(self, span: Span, function_id: int, buffers: list[Buffer]) -> list[m.Message]:
+    def messages(self, span: Span, function_id: int, buffers: list[Any]) -> list[m.Message]:
         items = self.take(span.start, span.stop)
         whole = codec.pack_plain(items)
         payload: Any
         if whole is None:
             payload = self._pack_each(span, items, buffers)
-        elif len(whole) >= LARGE_BYTES:
+        elif not isinstance(whole, bytes) or len(whole) >= LARGE_BYTES:
             payload = None, len(buffers), 1
             buffers.append(whole)
         else:
@@ -207,7 +207,7 @@ class MapJob(Job):
         timed = self.options.timeout is not None
         return [(m.CHUNK, span.id, function_id, span.start, self.star, timed, whole is not None, payload)]
 
-    def _pack_each(self, span: Span, items: Sequence[Any], buffers: list[Buffer]) -> list[codec.Payload]:
+    def _pack_each(self, span: Span, items: Sequence[Any], buffers: list[Any]) -> list[codec.Payload]:
         payloads = []
         for index, item in enumerate(items, span.start):
             try:

@@ -15,11 +15,13 @@ Invariants
 
 from __future__ import annotations
 
-import io
+import copyreg
 import pickle
 import sys
 import types
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from shoal._os.interpreter import is_worker
@@ -74,10 +76,10 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
         NotPicklable: Neither pickle nor cloudpickle can take `obj`.
     """
     found: list[Buffer] = []
-
     keep_in_band = _collector(found)
-
     try:
+        if _bulky(obj):
+            return _pack_stream(obj, buffers)
         data = _dumps(obj, keep_in_band, by_value=False)
         if main_is_lost and b"__main__" in data:
             found.clear()
@@ -89,7 +91,10 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
         raise
     except BaseException as first:  # what `__reduce__` raises, SystemExit included, is that object's failure
         found.clear()
-        data = _by_value(obj, keep_in_band, what, first)
+        try:
+            return _pack_stream(obj, buffers)  # a memoryview perhaps, which pickle does not know
+        except Exception:
+            data = _by_value(obj, keep_in_band, what, first)
     if len(data) < LARGE_BYTES:
         if not found:
             return data
@@ -98,6 +103,82 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
     buffers.append(data)
     buffers += found
     return None, len(buffers) - len(found) - 1, len(found) + 1
+
+
+#: Looked through for large bytes: this many objects of each container, two deep.
+_GLANCE = 32
+
+
+def _bulky(obj: Any, depth: int = 3) -> bool:
+    """Say whether a glance finds large bytes, which pickle would copy into its stream and that into the frame."""
+    kind = type(obj)
+    if kind is bytes or kind is bytearray:
+        return len(obj) >= LARGE_BYTES
+    if kind is memoryview:
+        return True
+    if depth and (kind is tuple or kind is list):
+        return any(_bulky(part, depth - 1) for part in (obj if len(obj) <= _GLANCE else obj[:_GLANCE]))
+    if depth and kind is dict and obj:
+        return any(_bulky(part, depth - 1) for part in islice(obj.values(), _GLANCE))
+    return False
+
+
+class Stream:
+    """A pickle stream in parts; large bytes objects among them are the caller's own, uncopied."""
+
+    __slots__ = ("nbytes", "parts")
+
+    def __init__(self, parts: list[Buffer]) -> None:
+        self.parts = [memoryview(part).cast("B") for part in parts]
+        self.nbytes = sum(part.nbytes for part in self.parts)
+
+    def joined(self) -> bytes:
+        """Return it in one piece."""
+        return b"".join(self.parts)
+
+
+class _Sink:
+    """A file for a pickler that keeps what is written instead of copying it together."""
+
+    __slots__ = ("parts", "write")
+
+    def __init__(self) -> None:
+        self.parts: list[Buffer] = []
+        self.write = self.parts.append
+
+
+def _pack_stream(obj: Any, buffers: list[Any]) -> Payload:
+    """As `pack`, for an object with large bytes or memoryviews in it: those are not copied here."""
+    found: list[Buffer] = []
+    sink = _Sink()
+    pickler = pickle.Pickler(sink, 5, buffer_callback=_collector(found))
+    pickler.dispatch_table = ChainMap(_VIEWS, copyreg.dispatch_table)
+    pickler.dump(obj)
+    stream = Stream(sink.parts)
+    if stream.nbytes < LARGE_BYTES:
+        if not found:
+            return stream.joined()
+        buffers += found
+        return stream.joined(), len(buffers) - len(found), len(found)
+    buffers.append(stream)
+    buffers += found
+    return None, len(buffers) - len(found) - 1, len(found) + 1
+
+
+def _reduce_view(view: memoryview) -> tuple[Any, ...]:
+    flat = view if view.c_contiguous else memoryview(view.tobytes()).cast("B")
+    return _view, (pickle.PickleBuffer(flat), view.format, view.shape)
+
+
+#: How plain pickle is taught memoryviews, for the duration of one pickle.
+_VIEWS: dict[type, Any] = {memoryview: _reduce_view}
+
+
+def _view(buffer: Any, form: str, shape: tuple[int, ...]) -> memoryview:
+    flat = memoryview(buffer).cast("B")
+    if 0 in shape:  # no cast makes an empty view of several dimensions
+        return flat.cast(form)  # type: ignore[call-overload, no-any-return]
+    return flat.cast(form, shape) if len(shape) != 1 else flat.cast(form)  # type: ignore[call-overload, no-any-return]
 
 
 def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What, first: BaseException) -> bytes:
@@ -216,18 +297,21 @@ class _Spawning:
         raise TypeError(f"descriptor {fd} of a multiprocessing queue, pipe or array cannot be passed here")
 
 
-def pack_plain(items: Any) -> bytes | None:
+def pack_plain(items: Any) -> bytes | Stream | None:
     """Pickle `items` in one piece if it is all built-in data, whose unpickling cannot fail.
 
     Returns None when it holds anything else, or cannot be pickled so: then each item goes by itself,
     which lets the other end tell which one explodes.
     """
-    out = io.BytesIO()
+    sink = _Sink()
     try:
-        _Spotter(out, 5).dump(items)
+        _Spotter(sink, 5).dump(items)
     except Exception:  # not plain, or too deep: packing one by one finds whose
         return None
-    return out.getvalue()
+    stream = Stream(sink.parts) if len(sink.parts) > 1 else None
+    if stream is None or stream.nbytes < LARGE_BYTES:
+        return b"".join(sink.parts)
+    return stream
 
 
 def pack_function(fn: Any, buffers: list[Buffer], *, by_value: bool, what: str = "the function") -> Payload:

@@ -29,7 +29,7 @@ from shoal._wire.frames import Buffer, Frame
 if TYPE_CHECKING:
     from shoal._memory.arena import Arena
 
-#: A buffer of a frame as the sender has it: bytes, or `_memory.arena.Stored`.
+#: A buffer of a frame as the sender has it: bytes, `codec.Stream`, or `_memory.arena.Stored`.
 Outgoing = Any
 #: Least size of a buffer that is lent. Measured, see docs/internals/performance.md.
 LEND_BYTES = 1 << 18
@@ -87,7 +87,7 @@ class Courier:
         for slot, buffer in enumerate(buffers):
             entry = self._lend(buffer, slot, fds)
             if entry is None:
-                placed.append(buffer if isinstance(buffer, bytes | bytearray | memoryview) else buffer.view())
+                placed.append(_as_it_is(buffer))
             else:
                 lent.append(entry)
                 placed.append(b"")
@@ -111,10 +111,11 @@ class Courier:
             segment = shared_segment(buffer)
             if segment is not None:
                 return self._share(segment, slot, fds)
-            view = memoryview(buffer).cast("B")
-            if view.nbytes < LEND_BYTES:
+        parts = parts_of(buffer)
+        if parts is not None:
+            if sum(part.nbytes for part in parts) < LEND_BYTES:
                 return None
-            stored = self._arena().store(view)
+            stored = self._arena().store(*parts)
             if stored is None:
                 return None
         self._lends = True
@@ -275,6 +276,21 @@ class Courier:
         self._known.clear()
         self._spend()
         self._sock.close()
+
+
+def parts_of(buffer: Outgoing) -> list[memoryview] | None:
+    """Return the bytes of a buffer that is not stored yet, in parts; None if it is."""
+    if isinstance(buffer, bytes | bytearray | memoryview):
+        return [memoryview(buffer).cast("B")]
+    parts: list[memoryview] | None = getattr(buffer, "parts", None)
+    return parts
+
+
+def _as_it_is(buffer: Outgoing) -> Buffer:
+    if isinstance(buffer, bytes | bytearray | memoryview):
+        return buffer
+    parts = parts_of(buffer)
+    return b"".join(parts) if parts is not None else buffer.view()
 
 
 def shared_segment(buffer: Any) -> Any:

@@ -162,9 +162,9 @@ class Chunk:
         if plain is None:
             self._report_each(results, at, elapsed // len(results), functions)
             return
-        out: list[Buffer] = []
-        packed: codec.Payload = plain
-        if len(plain) >= LARGE_BYTES:
+        out: list[Any] = []
+        packed: Any = plain
+        if not isinstance(plain, bytes) or len(plain) >= LARGE_BYTES:
             out, packed = [plain], (None, 0, 1)
         message = (m.PART, self.span, at, len(results), True, packed, elapsed)
         self._reporter.report(message, out, elapsed, more=not last)
