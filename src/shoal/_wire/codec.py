@@ -22,7 +22,7 @@ import types
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from shoal._os.interpreter import is_worker
 from shoal._wire.courier import shared_segment
@@ -152,7 +152,7 @@ def _pack_stream(obj: Any, buffers: list[Any]) -> Payload:
     found: list[Buffer] = []
     sink = _Sink()
     pickler = pickle.Pickler(sink, 5, buffer_callback=_collector(found))
-    pickler.dispatch_table = ChainMap(_VIEWS, copyreg.dispatch_table)
+    pickler.dispatch_table = ChainMap(_VIEWS, cast("Any", copyreg.dispatch_table))
     pickler.dump(obj)
     stream = Stream(sink.parts)
     if stream.nbytes < LARGE_BYTES:

@@ -87,7 +87,7 @@ class Courier:
         for slot, buffer in enumerate(buffers):
             entry = self._lend(buffer, slot, fds)
             if entry is None:
-                placed.append(_as_it_is(buffer))
+                placed.append(as_it_is(buffer))
             else:
                 lent.append(entry)
                 placed.append(b"")
@@ -286,7 +286,7 @@ def parts_of(buffer: Outgoing) -> list[memoryview] | None:
     return parts
 
 
-def _as_it_is(buffer: Outgoing) -> Buffer:
+def as_it_is(buffer: Outgoing) -> Buffer:
     if isinstance(buffer, bytes | bytearray | memoryview):
         return buffer
     parts = parts_of(buffer)
