@@ -203,7 +203,7 @@ class Mortal:
             words = page.words
             page.words = Words(words, self)  # type: ignore[assignment]
             self.wire = Wire(self)
-            self.worker = Worker(self.wire, page, 0)  # type: ignore[arg-type]
+            self.worker = Worker(self.wire, None, page, 0)  # type: ignore[arg-type]
             self.worker._functions._known[FUNCTION_ID] = self.fn
             self._hand_over()
             current = self

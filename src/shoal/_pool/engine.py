@@ -15,21 +15,17 @@ Invariants
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import signal
-import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures._base import LOGGER
 from typing import Any
 
 from shoal._os.interpreter import main_module
-from shoal._pool import interrupts
+from shoal._pool import interrupts, program
 from shoal._pool.core import Core
 from shoal._pool.deaths import Deaths
 from shoal._pool.depot import Depot
@@ -56,8 +52,6 @@ _CALLBACKS_S = 0.02
 _LAST_WORDS_S = 0.01
 #: A waiting caller looks this long before it sleeps: waking up costs more.
 SPIN_S = 50e-6
-
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Engine:
@@ -100,7 +94,7 @@ class Engine:
         self.outbox = Outbox(self.core, self.care, self.depot)
         self.deaths = Deaths(self.core, self.inbox)
         self._thread = threading.Thread(target=self._background, name="shoal-pool", daemon=True)
-        _engines.add(self)
+        program.engines.add(self)
         self._thread.start()
 
     def _boot_payload(self, options: PoolOptions) -> BootPayload | None:
@@ -478,29 +472,3 @@ def _guarded(action: Callable[..., object], *args: object) -> None:
 
 def _left(limit: float | None) -> float | None:
     return None if limit is None else max(0.0, limit - time.monotonic())
-
-
-def _forget_all() -> None:
-    for engine in list(_engines):
-        engine.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
-
-
-@atexit.register
-def _end_all() -> None:
-    """The program ends: finish what was asked for, as `concurrent.futures` does, unless Ctrl-C ended it, or ends this."""
-    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
-    engines = [engine for engine in _engines if not engine.closed.is_set() and not engine.foreign]
-    try:
-        for engine in engines:
-            engine.begin_close(kill=interrupted or engine.interrupted)
-            engine.join()
-    except KeyboardInterrupt:
-        for engine in engines:
-            engine.begin_close(kill=True)
-            engine.join()
-        # End as a program ends that Ctrl-C ends; raising here would only print what an exit handler ignores.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)

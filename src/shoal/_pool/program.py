@@ -1,0 +1,45 @@
+"""What the end of the program, and a fork of it, do to its pools.
+
+Role: handlers of the process, registered once. Owner: the process; every engine puts itself on the list.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shoal._pool.engine import Engine
+
+#: Every engine of this process that still exists.
+engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for engine in list(engines):
+        engine.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+@atexit.register
+def _end_all() -> None:
+    """The program ends: finish what was asked for, as `concurrent.futures` does, unless Ctrl-C ended it, or ends this."""
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    open_now = [engine for engine in engines if not engine.closed.is_set() and not engine.foreign]
+    try:
+        for engine in open_now:
+            engine.begin_close(kill=interrupted or engine.interrupted)
+            engine.join()
+    except KeyboardInterrupt:
+        for engine in open_now:
+            engine.begin_close(kill=True)
+            engine.join()
+        # End as a program ends that Ctrl-C ends; raising here would only print what an exit handler ignores.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
