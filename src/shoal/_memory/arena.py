@@ -44,13 +44,26 @@ class Stored:
         self._arena._returned.append(self.block)  # A3
 
 
+class _File:
+    """The memory file of a slab. Closed when nobody uses it any more, the arena itself included."""
+
+    __slots__ = ("fd", "view")
+
+    def __init__(self, fd: int, view: memoryview) -> None:
+        self.fd = fd
+        self.view = view
+
+    def __del__(self) -> None:
+        close_quietly(self.fd)
+
+
 class Arena:
     """The blocks of one process for one pool."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._lock = threading.Lock()
         self._ledger = Ledger(limit_bytes)
-        self._files: dict[int, tuple[int, memoryview]] = {}  # slab -> descriptor, mapping
+        self._files: dict[int, _File] = {}  # by the slab's number
         self._returned: deque[Block] = deque()
         self._closed = False
 
@@ -62,27 +75,29 @@ class Arena:
         nbytes = sum(part.nbytes for part in parts)
         with self._lock:
             block = self._take(nbytes)
-        if block is None:
-            return None
+            if block is None:
+                return None
+            file = self._files[block.slab.number]  # ours while we write, whatever becomes of the arena
         stored = Stored(self, block, nbytes)
-        fd, whole = self._files[block.slab.number]
         at = block.offset
         for part in parts:
             if block.warm < nbytes:
                 try:
-                    memory.write_at(fd, part, at)  # A2
+                    memory.write_at(file.fd, part, at)  # A2
                 except OSError:
                     return None  # `stored` goes, and with it the hold
             else:
-                mapping.copy(whole[at : at + part.nbytes], part)
+                mapping.copy(file.view[at : at + part.nbytes], part)
             at += part.nbytes
         block.warm = max(block.warm, nbytes)
         return stored
 
     def _take(self, nbytes: int) -> Block | None:
         self._take_in()
+        if self._closed:
+            return None
         block = self._ledger.take(nbytes)
-        if block is not None or self._closed:
+        if block is not None:
             return block
         slab = self._ledger.add_slab(nbytes)
         if slab is None:
@@ -103,11 +118,11 @@ class Arena:
                 close_quietly(fd)
             self._ledger.remove_slab(slab)
             return False
-        self._files[slab.number] = fd, whole
+        self._files[slab.number] = _File(fd, whole)
         return True
 
     def _memory(self, slab: Slab) -> memoryview:
-        return self._files[slab.number][1]
+        return self._files[slab.number].view
 
     def _take_in(self) -> None:
         while self._returned:
@@ -119,7 +134,7 @@ class Arena:
         """Open a lease for `holder`; returns (lease, descriptor, offset)."""
         with self._lock:
             lease = self._ledger.lend(stored.block, holder)
-            return lease, self._files[stored.block.slab.number][0], stored.block.offset
+            return lease, self._files[stored.block.slab.number].fd, stored.block.offset
 
     def give_back(self, holder: Hashable, leases: Iterable[int]) -> None:
         """Take in that `holder` has no view of these leases any more."""
@@ -142,24 +157,20 @@ class Arena:
     def _trim(self) -> None:
         for slab in self._ledger.unused_slabs():
             self._ledger.remove_slab(slab)
-            close_quietly(self._files.pop(slab.number)[0])
+            del self._files[slab.number]
 
     def close(self) -> None:
-        """Give everything back that is not in use, and take nothing new in. What is lent stays valid for who has it."""
+        """Give everything back that is not in use, and take nothing new in. The rest goes with its last use."""
         with self._lock:
             self._closed = True
             self._take_in()
             self._trim()
-            for fd, _ in self._files.values():
-                close_quietly(fd)
-            self._files.clear()
 
     def abandon(self) -> None:
         """In a forked child: close the descriptors, touch nothing else; the mappings are not here."""
         self._lock = threading.Lock()
         self._closed = True
-        for fd, _ in self._files.values():
-            close_quietly(fd)
+        self._files.clear()
 
     # --- figures --------------------------------------------------------------------------------
 

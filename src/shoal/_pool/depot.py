@@ -4,7 +4,7 @@ Role: the engine's arena, what is stored in it once for many tasks, and news for
 Owner: the engine. `keep` and `repeat` copy memory and are called without its lock; the rest with it.
 
 Invariants
-    E1  A buffer stored for a submitted task holds what the argument was at that time.
+    E1  What is kept of a submitted task holds what the arguments were at that time.
     E2  Nothing here wakes a thread while the pool is idle and nobody lets go of anything.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._os import cgroup
 from shoal._pool.core import Core
+from shoal._wire import codec
 from shoal._wire.courier import LEND_BYTES, parts_of, shared_segment
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Depot:
         self._send = send
         self._lock = threading.Lock()
         self._arena: Arena | None = None
-        self._kept: dict[_Place, tuple[memoryview, weakref.ref[Stored]]] = {}
+        self._kept: dict[_Place, tuple[memoryview, weakref.ref[Any]]] = {}
         self._news_due = False
         self._trim_due = False
         self._seen = -1  # tasks submitted at the last look
@@ -105,30 +106,33 @@ class Depot:
     # --- storing --------------------------------------------------------------------------------
 
     def keep(self, buffers: list[Any]) -> None:
-        """Replace the large ones of a submitted task's buffers by stored copies (E1). Any thread, without the lock."""
+        """Replace the buffers of a submitted task by copies (E1), in the arena if they are large and it has room.
+
+        Any thread, without the lock.
+        """
         for slot, buffer in enumerate(buffers):
             parts = _large(buffer)
-            if parts is not None and len(parts) == 1:
+            if parts is None:
+                buffers[slot] = codec.frozen(buffer)
+            elif len(parts) == 1:
                 buffers[slot] = self._keep(parts[0])
-            elif parts is not None:
-                buffers[slot] = self.arena().store(*parts) or buffer
+            else:
+                buffers[slot] = self.arena().store(*parts) or codec.frozen(buffer)
 
     def _keep(self, data: memoryview) -> Any:
-        """Store `data`, unless what an earlier task that still waits has stored of the same place is equal to it."""
+        """Copy `data`, unless what an earlier task that still waits has kept of the same place is equal to it."""
         from shoal._os import mapping
 
         place = _place(data)
         known = self._kept.get(place)
-        stored = known[1]() if known is not None else None
-        if stored is not None and mapping.same(stored.view(), data):
-            return stored
-        stored = self.arena().store(data)
-        if stored is None:
-            return data
-        self._kept[place] = data, weakref.ref(stored, lambda ref: self._let_go(place, ref))
-        return stored
+        kept = known[1]() if known is not None else None
+        if kept is not None and mapping.same(kept.view(), data):
+            return kept
+        kept = self.arena().store(data) or codec.frozen(data)
+        self._kept[place] = data, weakref.ref(kept, lambda ref: self._let_go(place, ref))
+        return kept
 
-    def _let_go(self, place: _Place, ref: weakref.ref[Stored]) -> None:
+    def _let_go(self, place: _Place, ref: weakref.ref[Any]) -> None:
         known = self._kept.get(place)
         if known is not None and known[1] is ref:
             del self._kept[place]

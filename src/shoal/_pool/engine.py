@@ -111,7 +111,7 @@ class Engine:
         handed: list[WorkerHandle] = []
         try:
             with core.lock:
-                self._check_open()
+                self.check_open()
                 core.counters.submitted += 1
                 task.span = core.dispatcher.add(task, 0, 1)
                 if core.dispatcher.idle:  # who is busy gets more when it reports, several tasks to a frame
@@ -149,7 +149,7 @@ class Engine:
         handed: list[WorkerHandle] = []
         try:
             with self.core.lock:
-                self._check_open()
+                self.check_open()
                 self.core.counters.submitted += stop - start
                 self.core.dispatcher.add(job, start, stop)
                 handed = self.outbox.hand_out()
@@ -161,7 +161,8 @@ class Engine:
             self._catch_up()
             raise
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `PoolClosed` if no work is taken any more."""
         if self.foreign:
             raise PoolClosed(
                 reason="this pool belongs to another process: a fork cannot use it; open a pool in this process"
@@ -197,7 +198,7 @@ class Engine:
         try:
             while not ready():
                 if self.foreign:
-                    self._check_open()
+                    self.check_open()
                 if limit is not None and time.monotonic() >= limit:
                     return
                 if self.role.mine:  # unpickling code that waits: read on from here

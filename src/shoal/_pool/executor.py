@@ -67,6 +67,7 @@ class _Surface(concurrent.futures.Executor):
         buffers: list[Buffer] = []
         payload = codec.pack((args, kwargs), buffers, (codec.ARGUMENTS, fn), main_is_lost=engine.main_is_lost)
         if buffers:
+            engine.check_open()
             engine.depot.keep(buffers)
         future: Future[T] = Future(engine)
         task = Task(fn, record, self._options, payload, buffers, future, (args, kwargs))

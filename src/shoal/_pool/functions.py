@@ -21,6 +21,7 @@ from typing import Any
 
 from shoal._pool.batching import Pace
 from shoal._wire import codec
+from shoal._wire.courier import parts_of, shared_segment
 from shoal._wire.frames import Buffer
 
 #: Functions remembered; the oldest beyond that are forgotten, here and in the workers.
@@ -52,7 +53,7 @@ def boot_payload(
     function = codec.pack_function(initializer, buffers, by_value=by_value, what="the initializer")
     what = "the arguments of the initializer", initializer
     args = codec.pack_spawning(initargs, buffers, what, main_is_lost=main_is_lost)
-    return function, args, buffers
+    return function, args, [codec.frozen(buffer) for buffer in buffers]
 
 
 #: A function as it is sent: (id, payload, its buffers).
@@ -99,21 +100,16 @@ class FunctionBook:
         lost = self._main_is_lost and getattr(fn, "__module__", None) == "__main__"
         buffers: list[Buffer] = []
         payload = codec.pack_function(fn, buffers, by_value=lost)
+        buffers = [codec.frozen(buffer) for buffer in buffers]
         if codec.is_named(fn) and not lost:
             record = self._new(fn, payload, buffers)
             record.named = fn
             return self._store(self._by_identity, id(fn), record)
-        if not isinstance(payload, bytes) and sum(memoryview(part).nbytes for part in buffers) > REMEMBERED_BYTES:
+        if not isinstance(payload, bytes) and sum(map(_own_bytes, buffers)) > REMEMBERED_BYTES:
             record = self._new(fn, payload, buffers)
             record.transient = True
             return record
-        main = payload if isinstance(payload, bytes) else payload[0] or b""
-        digest = hashlib.blake2b(main, digest_size=20)
-        for part in buffers:
-            view = memoryview(part).cast("B")
-            digest.update(view.nbytes.to_bytes(8, "little"))
-            digest.update(view)
-        key = digest.digest()
+        key = _digest(payload, buffers)
         known = self._by_bytes.get(key)
         return known if known is not None else self._store(self._by_bytes, key, self._new(fn, payload, buffers))
 
@@ -138,7 +134,7 @@ class FunctionBook:
             return False
         buffers: list[Buffer] = []
         payload = codec.pack_function(fn, buffers, by_value=True)
-        record.form = next(self._numbers), payload, buffers
+        record.form = next(self._numbers), payload, [codec.frozen(buffer) for buffer in buffers]
         record.by_value = True
         return True
 
@@ -159,3 +155,23 @@ class FunctionBook:
         with self._lock:
             taken, self._forgotten = self._forgotten, []
         return taken
+
+
+def _own_bytes(buffer: Any) -> int:
+    """Return how much of a buffer has to be sent: nothing of a shared segment."""
+    if shared_segment(buffer) is not None:
+        return 0
+    return sum(part.nbytes for part in parts_of(buffer) or ())
+
+
+def _digest(payload: codec.Payload, buffers: list[Any]) -> bytes:
+    """Return what two pickles have in common if and only if they are equal; a shared segment counts by its identity."""
+    main = payload if isinstance(payload, bytes) else payload[0] or b""
+    digest = hashlib.blake2b(main, digest_size=20)
+    for buffer in buffers:
+        segment = shared_segment(buffer)
+        parts = [memoryview(segment.id)] if segment is not None else parts_of(buffer) or []
+        digest.update(sum(part.nbytes for part in parts).to_bytes(8, "little"))
+        for part in parts:
+            digest.update(part)
+    return digest.digest()

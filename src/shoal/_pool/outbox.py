@@ -18,6 +18,7 @@ from shoal._pool.depot import Depot
 from shoal._pool.dispatcher import Span
 from shoal._pool.functions import Form
 from shoal._pool.jobs import PackFailed
+from shoal._pool.overlap import Overlaps
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import codec
 from shoal._wire import messages as m
@@ -32,6 +33,7 @@ class Outbox:
         self._core = core
         self._care = care
         self._depot = depot
+        self._overlaps = Overlaps(core) if core.options.debug else None
 
     def hand_out(self) -> list[WorkerHandle]:
         """Give work to whoever can take some, with the lock held; returns whom to call `send` for."""
@@ -75,6 +77,8 @@ class Outbox:
             before = len(buffers)
             while span.start < span.stop:
                 try:
+                    if self._overlaps is not None:
+                        self._overlaps.check(worker.number, span)
                     messages += span.job.messages(span, form[0], buffers)
                     if len(buffers) > before and span.job.repeats is not None:
                         self._depot.repeat(span.job.repeats, buffers, before)

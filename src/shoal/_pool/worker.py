@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from shoal._memory.arena import Arena
     from shoal._pool.dispatcher import Span
 
+#: Room for descriptors under way: each takes about 800 bytes of it. What finds none travels in its frame.
+PASSING_BYTES = 1 << 18
+
 State = Literal["spare", "starting", "ready", "stopping", "dead"]
 
 
@@ -73,7 +76,7 @@ class WorkerHandle:
             sockets += [self.sock, data]
             self.control, control = descriptors.socket_pair()
             sockets += [self.control, control]
-            passing, their_passing = descriptors.socket_pair()
+            passing, their_passing = descriptors.socket_pair(PASSING_BYTES)
             sockets += [passing, their_passing]
             self.page_fd = memory.memory_file("shoal-page", FAULT_OFFSET)
             opened.append(self.page_fd)

@@ -25,7 +25,7 @@ from itertools import islice
 from typing import Any, cast
 
 from shoal._os.interpreter import is_worker
-from shoal._wire.courier import shared_segment
+from shoal._wire.courier import parts_of, shared_segment
 from shoal._wire.frames import LARGE_BYTES, Buffer
 from shoal.errors import NoSharedMemory
 
@@ -124,9 +124,9 @@ def _bulky(obj: Any, depth: int = 3) -> bool:
 
 
 class Stream:
-    """A pickle stream in parts; large bytes objects among them are the caller's own, uncopied."""
+    """Bytes in parts: a pickle stream, in which large bytes objects are the caller's own, uncopied."""
 
-    __slots__ = ("nbytes", "parts")
+    __slots__ = ("__weakref__", "nbytes", "parts")
 
     def __init__(self, parts: list[Buffer]) -> None:
         self.parts = [memoryview(part).cast("B") for part in parts]
@@ -135,6 +135,18 @@ class Stream:
     def joined(self) -> bytes:
         """Return it in one piece."""
         return b"".join(self.parts)
+
+    def view(self) -> memoryview:
+        """Return the bytes of a stream of one part."""
+        return self.parts[0]
+
+
+def frozen(buffer: Any) -> Any:
+    """Return a buffer that later changes to the caller's objects do not reach: a copy, unless it is shared or immutable."""
+    parts = parts_of(buffer)
+    if parts is None or isinstance(buffer, bytes) or shared_segment(buffer) is not None:
+        return buffer
+    return Stream([b"".join(parts)])
 
 
 class _Sink:
@@ -279,14 +291,19 @@ def pack_spawning(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: 
 
         before = context.get_spawning_popen()
         context.set_spawning_popen(_Spawning())
+        found: list[Buffer] = []
+        sink = _Sink()
         try:
-            data = bytes(ForkingPickler.dumps(obj, 5))
+            # Positions, because its signature names none; they are those of `pickle.Pickler`.
+            ForkingPickler(sink, 5, True, _collector(found)).dump(obj)
         except Exception:
-            data = b""  # `pack` may yet do it by value, and says why if it cannot
+            sink.parts.clear()  # `pack` may yet do it by value, and says why if it cannot
         finally:
             context.set_spawning_popen(before)
+        data = b"".join(sink.parts)
         if data and len(data) < LARGE_BYTES and not (main_is_lost and b"__main__" in data):
-            return data
+            buffers += found
+            return (data, len(buffers) - len(found), len(found)) if found else data
     return pack(obj, buffers, what, main_is_lost=main_is_lost)
 
 

@@ -49,7 +49,7 @@ class Courier:
         """Take over `sock`.
 
         Args:
-            sock: Blocks in a worker, not in the program.
+            sock: Does not block.
             arena: Returns this end's arena; asked for when there is something large.
             forget: Called when the other end has let go of a shared segment; may free objects of the user.
             private: What arrives is mapped copy-on-write (arguments); else shared, for this process alone (results).
@@ -77,7 +77,7 @@ class Courier:
     def outgoing(
         self, messages: Sequence[m.Message], buffers: Sequence[Outgoing]
     ) -> tuple[list[m.Message], list[Buffer]]:
-        """Return what to encode in place of `messages` and `buffers`. May block in a worker; never in the program."""
+        """Return what to encode in place of `messages` and `buffers`. Copies memory; does not block."""
         head: list[m.Message] = []
         if self._given_up or self._let_go:
             head.append(self._news())

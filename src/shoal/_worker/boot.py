@@ -109,7 +109,9 @@ def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
     faulthandler.enable(fds["page"], all_threads=True)
     faulthandler.register(signals.INTERRUPT_STACK_SIGNAL, fds["page"], all_threads=True)
     sock = socket.socket(fileno=fds["data"])
-    worker = Worker(sock, socket.socket(fileno=fds["passing"]), page, 0)
+    passing = socket.socket(fileno=fds["passing"])
+    passing.setblocking(False)
+    worker = Worker(sock, passing, page, 0)
     message, buffers = worker.first_message()
     config: dict[str, Any] = message[1]
     _watch(fds["control"], worker)

@@ -5,6 +5,7 @@ Role: function ids to callables, loaded at first use. Owner: the worker's main t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,15 @@ class FunctionTable:
         fn = self._known.get(function_id)
         label = "the task" if fn is None or type(fn) is _Unloaded else codec.describe_callable(fn)
         try:
+            _hint_at_shared(error)
             return remote.capture(error, label)
         except BaseException:  # no memory left even for this
             return remote.capture(MemoryError("no memory left to describe the error"), label)
+
+
+def _hint_at_shared(error: BaseException) -> None:
+    """Say on an error what to do, if it comes from writing to what `shoal.share` gave."""
+    shared = sys.modules.get("shoal._memory.shared")  # not loaded: nothing was shared
+    hint = shared.read_only_hint(error) if shared is not None else None
+    if hint is not None:
+        error.add_note(hint)

@@ -75,6 +75,7 @@ class Worker:
                 except IndexError:  # done, or the watcher took the rest
                     break
                 self._do(message, buffers)
+                del message, buffers  # the last views of lent memory, perhaps
             self.reporter.flush()
 
     # --- taking ---------------------------------------------------------------------------------
@@ -106,6 +107,8 @@ class Worker:
                 return
         if sys.stdout is not None:
             sys.stdout.flush()  # a line without an end, from the task before
+        if self._courier.has_news:  # nothing else would tell it while there is no work
+            self.reporter.tell()
         if not reader.read(sock):
             raise EOFError
 

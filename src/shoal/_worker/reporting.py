@@ -51,6 +51,11 @@ class Reporter:
         with self.lock:
             self.flush_locked([])
 
+    def tell(self) -> None:
+        """Send what waits, and what the courier has to tell. May block."""
+        with self.lock:
+            self._send(())
+
     def flush_locked(self, more: Sequence[Message]) -> None:
         """Send what waits and `more` behind it, with `lock` already held."""
         self._unsent += more
