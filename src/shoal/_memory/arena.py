@@ -20,9 +20,12 @@ from typing import Any
 
 from shoal._memory.ledger import Block, Ledger, Slab
 from shoal._memory.segments import check_room
-from shoal._os import mapping, memory
+from shoal._os import descriptors, mapping, memory
 from shoal._os.descriptors import close_quietly
 from shoal.errors import NoSharedMemory
+
+#: Part of the descriptors this process may have that an arena may take, one for each slab.
+DESCRIPTORS_SHARE = 4
 
 
 class Stored:
@@ -36,9 +39,8 @@ class Stored:
         self.nbytes = nbytes
 
     def view(self) -> memoryview:
-        """Return the bytes themselves, to be read only."""
-        start = self.block.offset
-        return self._arena._memory(self.block.slab)[start : start + self.nbytes]
+        """Return the bytes themselves, to be read only. The view holds the block, too."""
+        return mapping.part(self._arena._memory(self.block.slab), self.block.offset, self.nbytes, self)
 
     def __del__(self) -> None:
         self._arena._returned.append(self.block)  # A3
@@ -62,7 +64,7 @@ class Arena:
 
     def __init__(self, limit_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._ledger = Ledger(limit_bytes)
+        self._ledger = Ledger(limit_bytes, descriptors.limit() // DESCRIPTORS_SHARE)
         self._files: dict[int, _File] = {}  # by the slab's number
         self._returned: deque[Block] = deque()
         self._closed = False
@@ -137,7 +139,7 @@ class Arena:
             return lease, self._files[stored.block.slab.number].fd, stored.block.offset
 
     def give_back(self, holder: Hashable, leases: Iterable[int]) -> None:
-        """Take in that `holder` has no view of these leases any more."""
+        """Take in that `holder` has no view of these leases any more; of those below zero a fork of it may have one."""
         with self._lock:
             self._ledger.give_back(holder, leases)
 

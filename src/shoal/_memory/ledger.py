@@ -9,7 +9,8 @@ and no lease is open.
 Invariants
     L1  A block is free, or held, or leased; only a free block is taken.
     L2  A lease ends once: given back by its holder, or with its holder.
-    L3  Slabs never take more than `limit_bytes` together.
+    L3  Slabs never take more than `limit_bytes` together, and there are never more than `most_slabs`.
+    L4  A block that a fork of its borrower may still see is not used again; its slab is dropped when nobody else uses it.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ def size_class(nbytes: int) -> int:
 class Slab:
     """One memory file and which of its blocks are free."""
 
-    __slots__ = ("block_bytes", "blocks", "free", "number")
+    __slots__ = ("block_bytes", "blocks", "free", "number", "spoilt")
 
     def __init__(self, number: int, block_bytes: int) -> None:
         self.number = number
+        self.spoilt = 0  # blocks that are out of use for good
         self.block_bytes = block_bytes
         count = max(1, SLAB_BYTES // block_bytes)
         self.blocks = [Block(self, index) for index in range(count)]
@@ -49,27 +51,29 @@ class Slab:
 
     @property
     def unused(self) -> bool:
-        return len(self.free) == len(self.blocks)
+        return len(self.free) + self.spoilt == len(self.blocks)
 
 
 class Block:
     """A piece of a slab."""
 
-    __slots__ = ("holds", "leases", "offset", "slab", "warm")
+    __slots__ = ("holds", "leases", "offset", "slab", "spoilt", "warm")
 
     def __init__(self, slab: Slab, index: int) -> None:
         self.slab = slab
         self.offset = index * slab.block_bytes
         self.holds = 0  # by the arena's own process
         self.leases = 0  # by others
+        self.spoilt = False
         self.warm = 0  # bytes from its start that have memory behind them
 
 
 class Ledger:
     """All slabs, holds and leases of one arena."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, most_slabs: int = 1 << 20) -> None:
         self.limit_bytes = limit_bytes
+        self.most_slabs = most_slabs
         self.slabs: dict[int, Slab] = {}
         self.slab_bytes = 0
         self.used_bytes = 0
@@ -93,7 +97,7 @@ class Ledger:
         """Add a slab for blocks of `nbytes`; None if it would pass the limit (L3)."""
         self._last += 1
         slab = Slab(self._last, size_class(nbytes))
-        if self.slab_bytes + slab.nbytes > self.limit_bytes:
+        if self.slab_bytes + slab.nbytes > self.limit_bytes or len(self.slabs) >= self.most_slabs:
             return None
         self.slabs[slab.number] = slab
         self._by_class.setdefault(slab.block_bytes, []).append(slab)
@@ -122,8 +126,11 @@ class Ledger:
 
     def _maybe_free(self, block: Block) -> None:
         if not block.holds and not block.leases:
-            block.slab.free.append(block)
             self.used_bytes -= block.slab.block_bytes
+            if block.spoilt:
+                block.slab.spoilt += 1
+            else:
+                block.slab.free.append(block)
 
     # --- leases ---------------------------------------------------------------------------------
 
@@ -136,12 +143,13 @@ class Ledger:
         return self._last
 
     def give_back(self, holder: Hashable, leases: Iterable[int]) -> None:
-        """End leases of `holder`; those it does not have are ignored (L2)."""
+        """End leases of `holder`; those it does not have are ignored (L2). A lease below zero spoils its block (L4)."""
         mine = self._leases.get(holder, {})
         for lease in leases:
-            block = mine.pop(lease, None)
+            block = mine.pop(abs(lease), None)
             if block is not None:
                 block.leases -= 1
+                block.spoilt = block.spoilt or lease < 0
                 self._maybe_free(block)
         if not mine:
             self._leases.pop(holder, None)

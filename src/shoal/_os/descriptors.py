@@ -97,6 +97,14 @@ def set_inheritable_only(fds: Iterable[int]) -> None:
         os.set_inheritable(fd, True)
 
 
+def limit() -> int:
+    """Return how many descriptors this process may have."""
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
 def close_quietly(fd: int) -> None:
     """Close `fd`; nothing happens if it is not open or closing it reports an error. It is gone either way."""
     try:

@@ -8,7 +8,8 @@ in the caller's hands would then cost thousands of descriptors.
 Invariants
     A1  The address range of a mapping stays valid while any buffer over it exists, and is unmapped in the moment the
         last one goes, in whatever thread that happens; nothing here takes a lock then.
-    A2  What `on_gone` is called with is already unmapped.
+    A2  `on_gone` is called when the range is unmapped already.
+    A3  A mapping that a forked child does not have is not unmapped there.
 """
 
 from __future__ import annotations
@@ -33,6 +34,17 @@ _FAILED = ctypes.c_void_p(-1).value
 
 #: Below this, memoryview assignment is quicker than finding out two addresses.
 _MOVE_BYTES = 1 << 20
+
+#: Forks of this process so far. What was mapped before one may be mapped in the child, too, for as long as that lives.
+forks = 0
+
+
+def _about_to_fork() -> None:
+    global forks
+    forks += 1
+
+
+os.register_at_fork(before=_about_to_fork)
 
 #: Live mappings: id of the array -> what keeps its end in view.
 _live: dict[int, weakref.ref[Any]] = {}
@@ -69,10 +81,13 @@ def map_file(
         _libc.madvise(address, size, _MADV_DONTFORK)
     array = (ctypes.c_ubyte * size).from_address(address)
     key = id(array)
+    maker = 0 if inherited else os.getpid()
 
     # Defaults: at the interpreter's end the module's globals may be gone before the last view.
     def gone(_ref: object, unmap: Any = _libc.munmap, live: dict[int, Any] = _live) -> None:
         live.pop(key, None)
+        if maker and maker != os.getpid():
+            return  # A3
         unmap(address, size)
         if on_gone is not None:
             on_gone()
@@ -84,6 +99,13 @@ def map_file(
 def view(array: Any) -> memoryview:
     """Return the bytes of a mapping; the view keeps it alive."""
     return memoryview(array).cast("B")
+
+
+def part(array: memoryview, offset: int, size: int, owner: object) -> memoryview:
+    """Return a piece of a writable view that keeps `owner` alive as well."""
+    piece: Any = (ctypes.c_ubyte * size).from_buffer(array, offset)
+    piece.owner = owner
+    return memoryview(piece).cast("B")
 
 
 def mapped_array(buffer: Any) -> Any:

@@ -234,10 +234,10 @@ def raise_oom_score(delta: int = 500) -> None:
 
 
 def _read_proc(path: str) -> bytes | None:
-    """Return the file, or `None` if the process is gone or we may not look."""
+    """Return the file, or `None` if the process is gone, we may not look, or have no descriptor left to look with."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError, ProcessLookupError):
+    except OSError:
         return None
     try:
         parts = []

@@ -72,7 +72,7 @@ class Depot:
         self._send = send
         self._lock = threading.Lock()
         self._arena: Arena | None = None
-        self._kept: dict[_Place, tuple[memoryview, weakref.ref[Any]]] = {}
+        self._kept: dict[_Place, weakref.ref[Any]] = {}
         self._news_due = False
         self._trim_due = False
         self._seen = -1  # tasks submitted at the last look
@@ -125,17 +125,17 @@ class Depot:
 
         place = _place(data)
         known = self._kept.get(place)
-        kept = known[1]() if known is not None else None
+        kept = known() if known is not None else None
         if kept is not None and mapping.same(kept.view(), data):
             return kept
         kept = self.arena().store(data) or codec.frozen(data)
-        self._kept[place] = data, weakref.ref(kept, lambda ref: self._let_go(place, ref))
+        # By the place alone: whatever lies there by now, what is equal to it may be sent for it.
+        self._kept[place] = weakref.ref(kept, lambda ref: self._let_go(place, ref))
         return kept
 
     def _let_go(self, place: _Place, ref: weakref.ref[Any]) -> None:
-        known = self._kept.get(place)
-        if known is not None and known[1] is ref:
-            del self._kept[place]
+        if self._kept.get(place) is ref:
+            self._kept.pop(place, None)
 
     def repeat(self, repeats: Repeats, buffers: list[Any], start: int) -> None:
         """Replace large buffers of a map's items from `start` on by stored ones, each stored once. Without the lock."""

@@ -127,7 +127,8 @@ class _Surface(concurrent.futures.Executor):
     ) -> Iterator[T]:
         """Return an iterator over results, pulling items as they are needed; the source may be endless.
 
-        Items are pulled in the thread that iterates. Closing the iterator gives up what is left.
+        Items are pulled in the thread that iterates, and pickled when a worker can take them: do not change one
+        after it was yielded. Closing the iterator gives up what is left.
 
         Args:
             fn: Called with one item of each iterable.

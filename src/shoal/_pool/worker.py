@@ -65,7 +65,7 @@ class WorkerHandle:
         self.on_blocked: Callable[[WorkerHandle], None] | None = None
         self.on_drained: Callable[[WorkerHandle], None] | None = None
         passing = self._open(captured=captured)
-        self.courier = Courier(passing, arena, forget, private=False)
+        self.courier = Courier(passing, arena, forget)
 
     def _open(self, *, captured: bool) -> socket.socket:
         """Make every descriptor or none; returns this end of the courier's socket."""

@@ -37,40 +37,39 @@ LEND_BYTES = 1 << 18
 #: mappings to a process).
 MOST_MAPPINGS = 20_000
 
+_NO_DESCRIPTORS = "the descriptor of a large buffer could not be received: no descriptors left"
+
 _mappings = 0  # of all couriers; counted loosely, the margin is wide
 
 
 class Courier:
     """One end of the socket beside a worker's frames."""
 
-    def __init__(
-        self, sock: socket.socket, arena: Callable[[], Arena], forget: Callable[[bytes], object], *, private: bool
-    ) -> None:
+    def __init__(self, sock: socket.socket, arena: Callable[[], Arena], forget: Callable[[bytes], object]) -> None:
         """Take over `sock`.
 
         Args:
             sock: Does not block.
             arena: Returns this end's arena; asked for when there is something large.
             forget: Called when the other end has let go of a shared segment; may free objects of the user.
-            private: What arrives is mapped copy-on-write (arguments); else shared, for this process alone (results).
         """
         self._sock = sock
         self._arena = arena
         self._forget = forget
-        self._private = private
         self._given_up: deque[int] = deque()
         self._let_go: deque[bytes] = deque()
+        self._missed: deque[bytes] = deque()  # segments that did not arrive
         self._known: dict[bytes, Any] = {}  # shared segments the other end has from us
         self._kept: dict[bytes, memoryview] = {}  # those we have from it, for as long as it says
         self._reserve = -1  # a descriptor to give up when there are no others
         self._lends = False
-        #: Called when there is something to tell and nothing was before. Any thread, also in finalizers.
+        #: Called when there is something to tell. Any thread, also in finalizers.
         self.on_news: Callable[[], object] | None = None
 
     @property
     def has_news(self) -> bool:
         """Whether there is something to tell the other end."""
-        return bool(self._given_up or self._let_go)
+        return bool(self._given_up or self._let_go or self._missed)
 
     # --- out ------------------------------------------------------------------------------------
 
@@ -79,7 +78,7 @@ class Courier:
     ) -> tuple[list[m.Message], list[Buffer]]:
         """Return what to encode in place of `messages` and `buffers`. Copies memory; does not block."""
         head: list[m.Message] = []
-        if self._given_up or self._let_go:
+        if self.has_news:
             head.append(self._news())
         placed: list[Buffer] = []
         fds: list[int] = []
@@ -96,13 +95,10 @@ class Courier:
         return [*head, *messages], placed
 
     def _news(self) -> m.Message:
-        given_up, let_go = [], []
-        while self._given_up:
-            given_up.append(self._given_up.popleft())
-        while self._let_go:
-            let_go.append(self._let_go.popleft())
-            self._known.pop(let_go[-1], None)
-        return m.NEWS, given_up, let_go
+        given_up, let_go, missed = _drained(self._given_up), _drained(self._let_go), _drained(self._missed)
+        for identity in let_go:
+            self._known.pop(identity, None)
+        return m.NEWS, given_up, let_go, missed
 
     def _lend(self, buffer: Outgoing, slot: int, fds: list[int]) -> tuple[Any, ...] | None:
         """Make a buffer readable for the other end; returns its entry in LENT, or None if it has to travel (C2)."""
@@ -156,28 +152,36 @@ class Courier:
         while messages and messages[0][0] >= m.LENT:
             message = messages.pop(0)
             if message[0] == m.NEWS:
-                self._take_news(message[1], message[2])
+                self._take_news(*message[1:])
             else:
                 self._receive(frame, message[1], message[2])
 
-    def _take_news(self, given_up: list[int], let_go: list[bytes]) -> None:
+    def _take_news(self, given_up: list[int], let_go: list[bytes], missed: list[bytes]) -> None:
         if given_up:
             self._arena().give_back(self, given_up)
         for identity in let_go:
             self._kept.pop(identity, None)
             self._forget(identity)
+        for identity in missed:
+            segment = self._known.pop(identity, None)
+            if segment is not None:
+                segment.watchers.remove(self._gone)
 
     def _receive(self, frame: Frame, count: int, lent: list[tuple[Any, ...]]) -> None:
         fds = [self._take_descriptor() for _ in range(count)]
         slots: list[Any] = frame.buffers
         for slot, place, key, offset, nbytes in lent:
+            fd = fds[place] if place >= 0 else -1
             try:
+                slots[slot] = (
+                    self._adopt(key, fd, nbytes) if isinstance(key, bytes) else self._map(fd, key, offset, nbytes)
+                )
+            except Exception as error:  # whoever needs this buffer is told; the other ones are good
+                slots[slot] = error if isinstance(error, OSError) else OSError(str(error) or type(error).__name__)
                 if isinstance(key, bytes):
-                    slots[slot] = self._adopt(key, fds[place] if place >= 0 else -1, nbytes)
+                    self._missed.append(key)
                 else:
-                    slots[slot] = self._map(fds[place], key, offset, nbytes)
-            except OSError as error:
-                slots[slot] = error
+                    self._give_up(key)
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
@@ -213,13 +217,17 @@ class Courier:
 
         global _mappings
         if fd < 0:
-            self._give_up(lease)
-            raise OSError("the descriptor of a large buffer could not be received: no descriptors left")
+            raise OSError(_NO_DESCRIPTORS)
         if _mappings < MOST_MAPPINGS:
             _mappings += 1
             try:
+                forks = mapping.forks
                 array = mapping.map_file(
-                    fd, nbytes, offset=offset, private=self._private, on_gone=lambda: self._unmapped(lease)
+                    fd,
+                    nbytes,
+                    offset=offset,
+                    private=True,
+                    on_gone=lambda: self._unmapped(lease, mapping.forks - forks),
                 )
                 return mapping.view(array)
             except OSError:
@@ -236,23 +244,23 @@ class Courier:
 
         if fd >= 0:
             self._kept[identity] = segments.adopt(identity, os.dup(fd), size)
+        elif identity not in self._kept:
+            raise OSError(_NO_DESCRIPTORS)
         return self._kept[identity]
 
-    def _unmapped(self, lease: int) -> None:
+    def _unmapped(self, lease: int, forked: int) -> None:
         global _mappings
         _mappings -= 1
-        self._give_up(lease)
+        self._give_up(-lease if forked else lease)  # a forked child may have the mapping, and shall not see it change
 
     def _give_up(self, lease: int) -> None:
-        quiet = not self._given_up
         self._given_up.append(lease)  # C4
-        if quiet and self.on_news is not None:
+        if self.on_news is not None:
             self.on_news()
 
     def _gone(self, identity: bytes) -> None:
-        quiet = not self._let_go
         self._let_go.append(identity)  # C4
-        if quiet and self.on_news is not None:
+        if self.on_news is not None:
             self.on_news()
 
     # --- the end --------------------------------------------------------------------------------
@@ -301,3 +309,11 @@ def shared_segment(buffer: Any) -> Any:
     array = segments.mapping.mapped_array(buffer)
     found = segments.find(array) if array is not None else None
     return found if found is not None and found.size == buffer.nbytes else None
+
+
+def _drained(queue: deque[Any]) -> list[Any]:
+    """Empty a queue that others may append to meanwhile."""
+    taken = []
+    while queue:
+        taken.append(queue.popleft())
+    return taken

@@ -34,7 +34,8 @@ Both ways, in front of all others of a frame; `courier.py` makes and takes them
     (LENT, count, entries)                            count descriptors were passed beside this frame
         entry (slot, place, lease, offset, nbytes)    buffer `slot` lies in descriptor `place`, lent
         entry (slot, place, id, 0, nbytes)            buffer `slot` is a shared segment; place -1: known already
-    (NEWS, leases, ids)                               leases given up; shared segments let go of
+    (NEWS, leases, ids, missed)                       leases given up (below zero: a fork may still see it); shared
+                                                      segments let go of; shared segments that did not arrive
 """
 
 from __future__ import annotations

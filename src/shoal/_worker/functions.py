@@ -47,7 +47,7 @@ class FunctionTable:
         fn = self._known[function_id]
         if type(fn) is _Unloaded:
             try:
-                fn = codec.unpack(fn.payload, fn.buffers)
+                fn = codec.unpack(fn.payload, list(fn.buffers))  # its own list: a second try needs them, too
             except (AttributeError, ImportError) as error:
                 raise FunctionMissing from error
             self._known[function_id] = fn

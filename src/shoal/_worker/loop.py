@@ -49,7 +49,7 @@ class Worker:
         self._chunk: Chunk | None = None
         self.arena_bytes = 0
         self._arena: Arena | None = None
-        self._courier = Courier(passing, self._arena_now, _forget_shared, private=True)
+        self._courier = Courier(passing, self._arena_now, _forget_shared)
         self.reporter = Reporter(sock, page, self._courier)
 
     def _arena_now(self) -> Arena:
