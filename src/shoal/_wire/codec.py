@@ -91,10 +91,12 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
         raise
     except BaseException as first:  # what `__reduce__` raises, SystemExit included, is that object's failure
         found.clear()
-        try:
-            return _pack_stream(obj, buffers)  # a memoryview perhaps, which pickle does not know
-        except Exception:
-            data = _by_value(obj, keep_in_band, what, first)
+        if isinstance(first, TypeError) and "memoryview" in str(first):  # deep inside, where no glance finds it
+            try:
+                return _pack_stream(obj, buffers)
+            except Exception as second:
+                first = second
+        data = _by_value(obj, keep_in_band, what, first)
     if len(data) < LARGE_BYTES:
         if not found:
             return data
