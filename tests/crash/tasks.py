@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import pickle
 import signal
 import sys
 import termios
@@ -194,7 +195,18 @@ def return_large_and_die_while_sending(manner):
             die(manner)
 
     threading.Thread(target=watch, daemon=True).start()
-    return bytes(LARGE_BYTES)
+    # Each below what is lent, so all of it travels inside the frame.
+    return [Buffered(200_000) for _ in range(LARGE_BYTES // 200_000)]
+
+
+class Buffered:
+    """Something that pickles as a buffer of its own."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __reduce_ex__(self, protocol):
+        return bytes, (pickle.PickleBuffer(bytearray(self.size)),)
 
 
 def _is_socket(name):
