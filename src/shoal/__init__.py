@@ -7,7 +7,8 @@ tests/surface/test_layers.py):
 
     errors, _settings           what can go wrong; what can be asked
     _os                         the only place that touches processes, descriptors, memory files and control groups
-    _wire, _memory              frames, pickling, remote errors; shared pages
+    _memory                     shared pages, the arena of large data, shared objects and arrays
+    _wire                       frames, pickling, remote errors
     _worker                     what runs in the child
     _pool                       dispatcher, engine, surface
     cli                         the command
@@ -19,6 +20,8 @@ TYPE_CHECKING = False  # as type checkers read it; importing `typing` would cost
 if TYPE_CHECKING:
     from typing import Any
 
+    from shoal._memory.arrays import SharedArray, array, empty, full, zeros
+    from shoal._memory.shared import Shared, share
     from shoal._pool.default import cpu_count, imap, map, submit
     from shoal._pool.executor import Pool, PoolView
     from shoal._pool.future import Future
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
         NoSharedMemory,
         NotPicklable,
         Obituary,
+        OverlappingWrites,
         PoisonTask,
         PoolClosed,
         RemoteError,
@@ -53,6 +57,7 @@ __all__ = [
     "NoSharedMemory",
     "NotPicklable",
     "Obituary",
+    "OverlappingWrites",
     "PoisonTask",
     "Pool",
     "PoolClosed",
@@ -60,16 +65,23 @@ __all__ = [
     "PoolView",
     "RemoteError",
     "RemoteTraceback",
+    "Shared",
+    "SharedArray",
     "ShoalError",
     "StartFailed",
     "TaskTimeout",
     "UnsupportedPlatform",
     "WorkerDied",
     "WorkerInfo",
+    "array",
     "cpu_count",
+    "empty",
+    "full",
     "imap",
     "map",
+    "share",
     "submit",
+    "zeros",
 ]
 
 _HOMES = {
@@ -77,11 +89,18 @@ _HOMES = {
     "Pool": "shoal._pool.executor",
     "PoolStatistics": "shoal._pool.snapshots",
     "PoolView": "shoal._pool.executor",
+    "Shared": "shoal._memory.shared",
+    "SharedArray": "shoal._memory.arrays",
     "WorkerInfo": "shoal._pool.snapshots",
+    "array": "shoal._memory.arrays",
     "cpu_count": "shoal._pool.default",
+    "empty": "shoal._memory.arrays",
+    "full": "shoal._memory.arrays",
     "imap": "shoal._pool.default",
     "map": "shoal._pool.default",
+    "share": "shoal._memory.shared",
     "submit": "shoal._pool.default",
+    "zeros": "shoal._memory.arrays",
 }
 
 

@@ -16,6 +16,8 @@ Role: the exception tree and the obituary a dead worker leaves. Owner: nobody; p
     │   └── Cancelled            (CancelledError)     somebody cancelled it
     ├── it cannot cross
     │   └── NotPicklable         (PicklingError)      names the object and the path inside it
+    ├── it would race
+    │   └── OverlappingWrites    (RuntimeError)       two tasks may write the same part of a shared array
     ├── you closed it, or never opened it
     │   ├── PoolClosed           (RuntimeError)
     │   └── MainGuardMissing     (RuntimeError)
@@ -368,6 +370,34 @@ class NotPicklable(ShoalError, pickle.PicklingError):
             _lines(
                 f"{what} cannot be sent to another process: {culprit}{inside} ({reason})",
                 hint="send what it is made from (a path, a key, plain data) and build it in the task",
+            )
+        )
+
+
+# --- it would race ------------------------------------------------------------------------------
+
+
+class OverlappingWrites(ShoalError, RuntimeError):
+    """A task was given what a running task of another worker may write, and a pool with `debug=True` refused it.
+
+    Attributes:
+        task: The task that was refused.
+        other: The one that runs.
+        array: Shape of what the refused task was given, as text.
+        ranges: First byte and the byte after the last, in the shared memory: of the refused task's, of the other's.
+    """
+
+    def __init__(self, *, task: str, other: str, array: str, ranges: tuple[tuple[int, int], tuple[int, int]]) -> None:
+        self.task = task
+        self.other = other
+        self.array = array
+        self.ranges = ranges
+        (start, stop), (other_start, other_stop) = ranges
+        super().__init__(
+            _lines(
+                f"{task} may write what {other} may write, which runs in another worker: {array}, bytes {start} to {stop} "
+                f"of a shared array; the other has bytes {other_start} to {other_stop}",
+                hint="give tasks that run at the same time slices that do not overlap, or read-only views",
             )
         )
 

@@ -18,7 +18,7 @@ import errno
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal._os import cgroup, mapping, memory
@@ -102,18 +102,37 @@ def check_room(size: int) -> None:
         )
 
 
-def create(size: int, name: str = "shoal-shared") -> memoryview:
+def create(size: int) -> memoryview:
     """Make a segment of `size` zero bytes (at least one) and return a writable view of all of it.
 
     Raises:
         NoSharedMemory: Not enough memory or descriptors. Nothing is left behind.
     """
-    size = max(1, size)
+    return _create(max(1, size), lambda fd: memory.reserve(fd, 0, max(1, size)))
+
+
+def create_filled(size: int, parts: Sequence[tuple[int, memoryview]]) -> memoryview:
+    """Make a segment of `size` bytes with `parts`, (offset, contiguous bytes), in it; no page may be left out.
+
+    Writing through the file is quicker than through a new mapping, and fails with an error where that would be killed.
+
+    Raises:
+        NoSharedMemory: Not enough memory or descriptors. Nothing is left behind.
+    """
+
+    def fill(fd: int) -> None:
+        for offset, part in parts:
+            memory.write_at(fd, part, offset)
+
+    return _create(size, fill)
+
+
+def _create(size: int, fill: Callable[[int], None]) -> memoryview:
     check_room(size)
     fd = -1
     try:
-        fd = memory.memory_file(name, size)
-        memory.reserve(fd, 0, size)
+        fd = memory.memory_file("shoal-shared", size)
+        fill(fd)
         with _lock:
             return Segment(os.urandom(16), fd, size).map()
     except OSError as error:
@@ -142,6 +161,11 @@ def adopt(identity: bytes, fd: int, size: int) -> memoryview:
         except OSError:
             close_quietly(fd)
             raise
+
+
+def known(identity: bytes) -> Segment | None:
+    """Return the segment of this identity if this process has it mapped."""
+    return _by_id.get(identity)
 
 
 def find(buffer: Any) -> Segment | None:

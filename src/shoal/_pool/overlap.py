@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from shoal._pool.core import Core
 from shoal._pool.dispatcher import Span
 from shoal._pool.jobs import MapJob, PackFailed, Task
+from shoal.errors import OverlappingWrites
 
 
 class _Claim(NamedTuple):
@@ -64,11 +65,9 @@ class Overlaps:
         return next(((a, b) for a in claim.extents for b in extents if arrays.overlap(a, b)), None)
 
     @staticmethod
-    def _error(arrays: Any, span: Span, index: int, claim: _Claim, pair: tuple[Any, Any]) -> Exception:
-        from shoal import errors
-
+    def _error(arrays: Any, span: Span, index: int, claim: _Claim, pair: tuple[Any, Any]) -> OverlappingWrites:
         theirs, ours = pair
-        return errors.OverlappingWrites(
+        return OverlappingWrites(
             task=span.job.safe_label(index),
             other=claim.span.job.safe_label(claim.place),
             array=arrays.describe(ours),
