@@ -29,11 +29,16 @@ SECTIONS: list[tuple[str, list[str], str]] = [
     ("The default pool", ["map", "imap", "submit", "cpu_count"], "Started at first use, ended with the program."),
     ("Pools", ["Pool", "PoolView"], ""),
     ("Futures", ["Future"], ""),
+    (
+        "Shared memory",
+        ["share", "Shared", "empty", "zeros", "full", "array", "SharedArray"],
+        "What it is for: [large data](guides/large-data.md). The arrays need numpy.",
+    ),
     ("Looking at a pool", ["PoolStatistics", "WorkerInfo"], ""),
 ]
 
-#: Errors that exist for limits and memory that do not.
-RESERVED = "`MemoryLimitExceeded` and `NoSharedMemory`"
+#: Errors that exist for limits that do not.
+RESERVED = "`MemoryLimitExceeded`"
 
 #: Sections of a docstring that are lists of names.
 LISTS = ("Args", "Attributes", "Raises")
@@ -191,7 +196,7 @@ def blocks() -> Iterator[str]:
                 yield documented(value)
     yield "## Errors"
     yield "All of them survive pickling, with their fields and notes."
-    yield f"{RESERVED} are names for what is not built yet; nothing raises them."
+    yield f"{RESERVED} is a name for what is not built yet; nothing raises it."
     yield code(tree())
     yield "### shoal.Obituary"
     yield from class_page(shoal.Obituary)

@@ -48,6 +48,7 @@ __all__ = [
     "NoSharedMemory",
     "NotPicklable",
     "Obituary",
+    "OverlappingWrites",
     "PoisonTask",
     "PoolClosed",
     "RemoteError",

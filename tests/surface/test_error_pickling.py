@@ -28,6 +28,7 @@ OBITUARY = errors.Obituary(
 
 #: Values for the constructors, by parameter name. A new parameter needs a line here.
 SAMPLES = {
+    "array": "an array of shape (2, 3)",
     "attempt": 1,
     "attempts": 2,
     "culprit": "lock (thread.lock)",
@@ -36,8 +37,10 @@ SAMPLES = {
     "limit_bytes": 1 << 30,
     "message": "no such column",
     "obituary": OBITUARY,
+    "other": "g(2)",
     "path": "[3].handle",
     "peak_bytes": 2 << 30,
+    "ranges": ((0, 10), (5, 15)),
     "reason": "it raised ValueError('x')",
     "script": "main.py",
     "task": "f(1)",

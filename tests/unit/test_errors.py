@@ -278,6 +278,16 @@ def test_sizes_are_shown_in_a_unit_that_fits(size, shown):
         (errors.Cancelled(task="f(1)"), "f(1) was cancelled"),
         (errors.PoolClosed(reason="this pool is closed"), "this pool is closed"),
         (
+            errors.OverlappingWrites(
+                task="f(1)", other="f(0)", array="an array of shape (3,)", ranges=((8, 32), (0, 16))
+            ),
+            """
+            f(1) may write what f(0) may write, which runs in another worker: an array of shape (3,), bytes 8 to 32 \
+            of a shared array; the other has bytes 0 to 16
+              hint: give tasks that run at the same time slices that do not overlap, or read-only views
+            """,
+        ),
+        (
             errors.NoSharedMemory(wanted_bytes=2 * GIB, reason="the control group allows 1.0 GiB"),
             "no shared memory for 2.0 GiB: the control group allows 1.0 GiB",
         ),
