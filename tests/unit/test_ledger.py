@@ -1,4 +1,4 @@
-"""The ledger: no block is taken twice, leases end once, the bytes add up (L1 to L3)."""
+"""The ledger: no block is taken twice, leases end once, the bytes add up, what a fork may see rests (L1 to L4)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shoal._memory.ledger import PAGE_BYTES, SLAB_BYTES, SMALLEST_BYTES, Ledger, size_class
 
 LIMIT_BYTES = 24 << 20
+MOST_SLABS = 4
 #: Small blocks that share a slab, blocks with one each, and one that is half the limit.
 sizes = st.sampled_from([1, SMALLEST_BYTES, SMALLEST_BYTES + 1, 300_000, SLAB_BYTES // 2 + 1, SLAB_BYTES, 12 << 20])
 HOLDERS = "abc"
@@ -46,10 +47,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.ledger = Ledger(LIMIT_BYTES)
+        self.ledger = Ledger(LIMIT_BYTES, MOST_SLABS)
         self.held = []  # blocks we have taken and not let go of
         self.leases = {}  # (holder, number) -> block
         self.ended = []  # (holder, number) of leases that were open once
+        self.spoilt = set()  # ids of blocks that a fork may see
+        self.everything = []  # so that no id is used twice
 
     def in_use(self):
         return {id(block): block for block in [*self.held, *self.leases.values()]}
@@ -60,6 +63,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if block is None:
             return
         assert id(block) not in self.in_use()  # L1
+        assert id(block) not in self.spoilt  # L4
         assert block.slab.block_bytes == size_class(nbytes)
         self.held.append(block)
 
@@ -69,8 +73,9 @@ class LedgerMachine(RuleBasedStateMachine):
         slab = self.ledger.add_slab(nbytes)
         if slab is None:
             needed = size_class(nbytes) * max(1, SLAB_BYTES // size_class(nbytes))
-            assert before + needed > LIMIT_BYTES
+            assert before + needed > LIMIT_BYTES or len(self.ledger.slabs) == MOST_SLABS
         else:
+            self.everything.append(slab)
             assert self.ledger.slab_bytes == before + slab.nbytes
             assert slab.unused
 
@@ -90,14 +95,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.leases[holder, lease] = block
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), twice=st.booleans())
-    def give_back(self, data, twice):
+    @rule(data=st.data(), twice=st.booleans(), forked=st.booleans())
+    def give_back(self, data, twice, forked):
         holder, _ = data.draw(st.sampled_from(sorted(self.leases)))
         mine = [number for one, number in self.leases if one == holder]
         numbers = data.draw(st.lists(st.sampled_from(mine), unique=True))
-        self.ledger.give_back(holder, numbers * (1 + twice))  # L2
+        self.ledger.give_back(holder, [-number if forked else number for number in numbers] * (1 + twice))  # L2
         for number in numbers:
-            del self.leases[holder, number]
+            block = self.leases.pop((holder, number))
+            self.spoilt |= {id(block)} if forked else set()
             self.ended.append((holder, number))
 
     @rule(data=st.data(), holder=st.sampled_from([*HOLDERS, "stranger"]))
@@ -127,15 +133,17 @@ class LedgerMachine(RuleBasedStateMachine):
         for slab in self.ledger.slabs.values():
             free = {id(block) for block in slab.free}
             assert len(free) == len(slab.free)
-            assert free == {id(block) for block in slab.blocks} - set(in_use)
-            assert slab.unused == (len(free) == len(slab.blocks))
+            idle = {id(block) for block in slab.blocks} - set(in_use)
+            assert free == idle - self.spoilt
+            assert slab.unused == (len(idle) == len(slab.blocks))
 
     @invariant()
     def the_bytes_add_up(self):
         ledger = self.ledger
         assert ledger.used_bytes == sum(block.slab.block_bytes for block in self.in_use().values())
         assert ledger.slab_bytes == sum(slab.nbytes for slab in ledger.slabs.values())
-        assert ledger.used_bytes <= ledger.slab_bytes <= LIMIT_BYTES  # L3
+        assert ledger.used_bytes <= ledger.slab_bytes <= LIMIT_BYTES
+        assert len(ledger.slabs) <= MOST_SLABS  # L3
 
     @invariant()
     def every_lease_is_counted_once(self):
@@ -155,7 +163,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert (self.ledger.slab_bytes, self.ledger.slabs) == (0, {})
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+LedgerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestLedger = LedgerMachine.TestCase
 
 
@@ -198,3 +206,23 @@ def test_a_free_block_cannot_be_lent_or_let_go_of():
         ledger.lend(block, "a")
     with pytest.raises(AssertionError):
         ledger.let_go(block)
+
+
+def test_a_block_that_a_fork_may_see_is_never_taken_again_and_its_slab_goes_when_nobody_uses_it():
+    ledger = Ledger(LIMIT_BYTES)
+    slab = ledger.add_slab(SLAB_BYTES // 2)
+    seen, other = ledger.take(SLAB_BYTES // 2), ledger.take(SLAB_BYTES // 2)
+    first, second = ledger.lend(seen, "a"), ledger.lend(seen, "b")
+    for block in (seen, other):
+        ledger.let_go(block)
+    ledger.give_back("a", [-first])
+    assert ledger.used_bytes == slab.block_bytes
+    ledger.give_back("b", [second])
+    assert ledger.used_bytes == 0
+    assert ledger.take(SLAB_BYTES // 2) is other
+    assert ledger.take(SLAB_BYTES // 2) is None
+    assert ledger.unused_slabs() == []
+    ledger.let_go(other)
+    assert ledger.unused_slabs() == [slab]
+    ledger.remove_slab(slab)
+    assert ledger.slab_bytes == 0
