@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from shoal._os import cgroup
 from shoal._pool.core import Core
 from shoal._wire import codec
-from shoal._wire.courier import LEND_BYTES, parts_of, shared_segment
+from shoal._wire.courier import LEND_BYTES, shared_segment
+from shoal._wire.frames import parts_of
 
 if TYPE_CHECKING:
     from shoal._memory.arena import Arena, Stored
@@ -207,10 +208,10 @@ def forget_shared(core: Core, identity: bytes) -> None:
 
 def _large(buffer: Any) -> list[memoryview] | None:
     """Return the parts of a buffer that is to be stored; None if it is small, shared or stored already."""
-    parts = parts_of(buffer)
-    if parts is None or sum(part.nbytes for part in parts) < LEND_BYTES or shared_segment(buffer) is not None:
+    if hasattr(buffer, "block") or shared_segment(buffer) is not None:
         return None
-    return parts
+    parts = parts_of(buffer)
+    return parts if sum(part.nbytes for part in parts) >= LEND_BYTES else None
 
 
 def _place(data: memoryview) -> _Place:

@@ -117,8 +117,11 @@ class Engine:
                 if core.dispatcher.idle:  # who is busy gets more when it reports, several tasks to a frame
                     handed = self.outbox.hand_out()
                 self.fleet.keep_strength()
-            for worker in handed:
-                self.outbox.send(worker)
+            if task.buffers:
+                with interrupts.deferred():  # copying large data takes its time
+                    self._send(handed)
+            else:
+                self._send(handed)
         except (KeyboardInterrupt, SystemExit):
             self._catch_up()
             raise
@@ -155,11 +158,14 @@ class Engine:
                 handed = self.outbox.hand_out()
                 self.fleet.keep_strength()
             with interrupts.deferred():  # pickling items takes its time
-                for worker in handed:
-                    self.outbox.send(worker)
+                self._send(handed)
         except (KeyboardInterrupt, SystemExit):
             self._catch_up()
             raise
+
+    def _send(self, workers: list[WorkerHandle]) -> None:
+        for worker in workers:
+            self.outbox.send(worker)
 
     def check_open(self) -> None:
         """Raise `PoolClosed` if no work is taken any more."""

@@ -21,8 +21,8 @@ from typing import Any
 
 from shoal._pool.batching import Pace
 from shoal._wire import codec
-from shoal._wire.courier import parts_of, shared_segment
-from shoal._wire.frames import Buffer
+from shoal._wire.courier import shared_segment
+from shoal._wire.frames import Buffer, parts_of
 
 #: Functions remembered; the oldest beyond that are forgotten, here and in the workers.
 REMEMBERED = 256
@@ -161,7 +161,7 @@ def _own_bytes(buffer: Any) -> int:
     """Return how much of a buffer has to be sent: nothing of a shared segment."""
     if shared_segment(buffer) is not None:
         return 0
-    return sum(part.nbytes for part in parts_of(buffer) or ())
+    return sum(part.nbytes for part in parts_of(buffer))
 
 
 def _digest(payload: codec.Payload, buffers: list[Any]) -> bytes:
@@ -170,7 +170,7 @@ def _digest(payload: codec.Payload, buffers: list[Any]) -> bytes:
     digest = hashlib.blake2b(main, digest_size=20)
     for buffer in buffers:
         segment = shared_segment(buffer)
-        parts = [memoryview(segment.id)] if segment is not None else parts_of(buffer) or []
+        parts = [memoryview(segment.id)] if segment is not None else parts_of(buffer)
         digest.update(sum(part.nbytes for part in parts).to_bytes(8, "little"))
         for part in parts:
             digest.update(part)

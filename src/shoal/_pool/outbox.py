@@ -61,9 +61,31 @@ class Outbox:
                     span = worker.unsent.popleft()
                     span.sent = True
                     spans.append(span)
-                self._send_spans(worker, spans)
+                self._send_or_fail(worker, spans)
             finally:
                 worker.sending.release()
+
+    def _send_or_fail(self, worker: WorkerHandle, spans: list[Span]) -> None:
+        """Send spans whatever happens: a worker that was sent half of something is of no use any more (O2)."""
+        try:
+            self._send_spans(worker, spans)
+        except BaseException as problem:
+            with self._core.lock:
+                worker.kill("it could not be sent its work")
+                if not isinstance(problem, Exception):
+                    raise  # Ctrl-C: what it owes comes back with its death
+                for span in spans:
+                    self._fail(worker, span, problem)
+            self._core.poller.wake()
+
+    def _fail(self, worker: WorkerHandle, span: Span, error: Exception) -> None:
+        """Fail every task of a span that cannot be sent, for lack of memory say."""
+        while span.start < span.stop:
+            index = span.start
+            if self._core.dispatcher.finished(worker.number, span.id, index, 1) is None:
+                return
+            self._core.counters.failed += 1
+            self._core.later.append(lambda index=index: span.job.fail(index, error))  # type: ignore[misc]
 
     def _send_spans(self, worker: WorkerHandle, spans: list[Span]) -> None:
         messages: list[m.Message] = []

@@ -25,8 +25,8 @@ from itertools import islice
 from typing import Any, cast
 
 from shoal._os.interpreter import is_worker
-from shoal._wire.courier import parts_of, shared_segment
-from shoal._wire.frames import LARGE_BYTES, Buffer
+from shoal._wire.courier import shared_segment
+from shoal._wire.frames import LARGE_BYTES, Buffer, parts_of
 from shoal.errors import NoSharedMemory
 
 Payload = bytes | tuple[bytes | None, int, int]
@@ -145,10 +145,9 @@ class Stream:
 
 def frozen(buffer: Any) -> Any:
     """Return a buffer that later changes to the caller's objects do not reach: a copy, unless it is shared or immutable."""
-    parts = parts_of(buffer)
-    if parts is None or isinstance(buffer, bytes) or shared_segment(buffer) is not None:
+    if isinstance(buffer, bytes) or shared_segment(buffer) is not None:
         return buffer
-    return Stream([b"".join(parts)])
+    return Stream([b"".join(parts_of(buffer))])
 
 
 class _Sink:

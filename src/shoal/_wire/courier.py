@@ -10,7 +10,8 @@ Invariants
         finds them there at once.
     C2  What cannot be lent (no memory, no descriptors, over the limit) travels inside the frame: slower, not lost.
     C3  A lease is given up after its memory is unmapped, never before.
-    C4  A finalizer only appends to a queue here; the queue is sent with the next frame.
+    C4  A descriptor belongs to one frame: both carry its number, so one whose frame never came is passed over.
+    C5  A finalizer only appends to a queue here; the queue is sent with the next frame.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._os import descriptors
 from shoal._wire import messages as m
-from shoal._wire.frames import Buffer, Frame
+from shoal._wire.frames import Frame, parts_of
 
 if TYPE_CHECKING:
     from shoal._memory.arena import Arena
@@ -63,6 +64,7 @@ class Courier:
         self._kept: dict[bytes, memoryview] = {}  # those we have from it, for as long as it says
         self._reserve = -1  # a descriptor to give up when there are no others
         self._lends = False
+        self._sent = 0  # descriptors passed so far
         #: Called when there is something to tell. Any thread, also in finalizers.
         self.on_news: Callable[[], object] | None = None
 
@@ -73,25 +75,23 @@ class Courier:
 
     # --- out ------------------------------------------------------------------------------------
 
-    def outgoing(
-        self, messages: Sequence[m.Message], buffers: Sequence[Outgoing]
-    ) -> tuple[list[m.Message], list[Buffer]]:
+    def outgoing(self, messages: Sequence[m.Message], buffers: Sequence[Outgoing]) -> tuple[list[m.Message], list[Any]]:
         """Return what to encode in place of `messages` and `buffers`. Copies memory; does not block."""
         head: list[m.Message] = []
         if self.has_news:
             head.append(self._news())
-        placed: list[Buffer] = []
+        placed: list[Any] = []
         fds: list[int] = []
         lent: list[tuple[Any, ...]] = []
         for slot, buffer in enumerate(buffers):
             entry = self._lend(buffer, slot, fds)
             if entry is None:
-                placed.append(as_it_is(buffer))
+                placed.append(buffer.view() if hasattr(buffer, "block") else buffer)
             else:
                 lent.append(entry)
                 placed.append(b"")
         if lent:
-            head.append((m.LENT, len(fds), lent))
+            head.append((m.LENT, len(fds), self._sent - len(fds), lent))
         return [*head, *messages], placed
 
     def _news(self) -> m.Message:
@@ -107,8 +107,8 @@ class Courier:
             segment = shared_segment(buffer)
             if segment is not None:
                 return self._share(segment, slot, fds)
-        parts = parts_of(buffer)
-        if parts is not None:
+        if not hasattr(buffer, "block"):
+            parts = parts_of(buffer)
             if sum(part.nbytes for part in parts) < LEND_BYTES:
                 return None
             stored = self._arena().store(*parts)
@@ -138,9 +138,10 @@ class Courier:
         if fd in fds:
             return fds.index(fd)
         try:
-            descriptors.send_with_fds(self._sock, b"f", (fd,))
+            descriptors.send_with_fds(self._sock, bytes((self._sent & 0xFF,)), (fd,))
         except OSError:  # too many under way, or nobody there
             return None
+        self._sent += 1
         fds.append(fd)
         return len(fds) - 1
 
@@ -154,7 +155,7 @@ class Courier:
             if message[0] == m.NEWS:
                 self._take_news(*message[1:])
             else:
-                self._receive(frame, message[1], message[2])
+                self._receive(frame, *message[1:])
 
     def _take_news(self, given_up: list[int], let_go: list[bytes], missed: list[bytes]) -> None:
         if given_up:
@@ -167,8 +168,8 @@ class Courier:
             if segment is not None:
                 segment.watchers.remove(self._gone)
 
-    def _receive(self, frame: Frame, count: int, lent: list[tuple[Any, ...]]) -> None:
-        fds = [self._take_descriptor() for _ in range(count)]
+    def _receive(self, frame: Frame, count: int, first: int, lent: list[tuple[Any, ...]]) -> None:
+        fds = [self._take_descriptor(first + index) for index in range(count)]
         slots: list[Any] = frame.buffers
         for slot, place, key, offset, nbytes in lent:
             fd = fds[place] if place >= 0 else -1
@@ -187,18 +188,24 @@ class Courier:
                 os.close(fd)
         self._refill()
 
-    def _take_descriptor(self) -> int:
-        """Receive one descriptor; -1 if this process may not have another."""
+    def _take_descriptor(self, number: int) -> int:
+        """Receive one descriptor; -1 if this process may not have another. Passes over those of frames that never came."""
         if self._reserve < 0:
             self._refill()
         try:
             os.close(os.dup(self._sock.fileno()))
         except OSError:  # none left: use the reserve, because what arrives now and finds no place is lost
             self._spend()
-        try:
-            return descriptors.recv_with_fds(self._sock, 1, 1)[1][0]
-        except (OSError, IndexError):
-            return -1
+        while True:
+            try:
+                data, fds = descriptors.recv_with_fds(self._sock, 1, 1)
+            except OSError:
+                return -1
+            if not fds:
+                return -1
+            if data[0] == number & 0xFF:
+                return fds[0]
+            os.close(fds[0])
 
     def _spend(self) -> None:
         if self._reserve >= 0:
@@ -235,7 +242,10 @@ class Courier:
         data = bytearray(nbytes)
         done = 0
         while done < nbytes:
-            done += os.preadv(fd, [memoryview(data)[done:]], offset + done)
+            count = os.preadv(fd, [memoryview(data)[done:]], offset + done)
+            if not count:
+                raise OSError("a large buffer ended early")
+            done += count
         self._give_up(lease)
         return data
 
@@ -254,12 +264,12 @@ class Courier:
         self._give_up(-lease if forked else lease)  # a forked child may have the mapping, and shall not see it change
 
     def _give_up(self, lease: int) -> None:
-        self._given_up.append(lease)  # C4
+        self._given_up.append(lease)  # C5
         if self.on_news is not None:
             self.on_news()
 
     def _gone(self, identity: bytes) -> None:
-        self._let_go.append(identity)  # C4
+        self._let_go.append(identity)  # C5
         if self.on_news is not None:
             self.on_news()
 
@@ -284,21 +294,6 @@ class Courier:
         self._known.clear()
         self._spend()
         self._sock.close()
-
-
-def parts_of(buffer: Outgoing) -> list[memoryview] | None:
-    """Return the bytes of a buffer that is not stored yet, in parts; None if it is."""
-    if isinstance(buffer, bytes | bytearray | memoryview):
-        return [memoryview(buffer).cast("B")]
-    parts: list[memoryview] | None = getattr(buffer, "parts", None)
-    return parts
-
-
-def as_it_is(buffer: Outgoing) -> Buffer:
-    if isinstance(buffer, bytes | bytearray | memoryview):
-        return buffer
-    parts = parts_of(buffer)
-    return b"".join(parts) if parts is not None else buffer.view()
 
 
 def shared_segment(buffer: Any) -> Any:

@@ -32,14 +32,22 @@ LARGE_BYTES = 1 << 16
 Buffer = bytes | bytearray | memoryview
 
 
-def encode(messages: Sequence[Message], buffers: Sequence[Buffer] = ()) -> list[Buffer]:
-    """Return the pieces of one frame, to be sent in order; the first holds head and body."""
+def encode(messages: Sequence[Message], buffers: Sequence[Any] = ()) -> list[Buffer]:
+    """Return the pieces of one frame, to be sent in order; the first holds head and body. A buffer may come in parts."""
     body = marshal.dumps(messages if type(messages) is list else list(messages))
     if not buffers:
         return [_HEAD.pack(len(body), 0) + body]
-    views = [memoryview(buffer).cast("B") for buffer in buffers]
-    sizes = struct.pack(f"<{len(views)}Q", *(view.nbytes for view in views))
-    return [_HEAD.pack(len(body), len(views)) + sizes + body, *(view for view in views if view.nbytes)]
+    parts = [parts_of(buffer) for buffer in buffers]
+    sizes = struct.pack(f"<{len(parts)}Q", *(sum(view.nbytes for view in views) for views in parts))
+    pieces: list[Buffer] = [_HEAD.pack(len(body), len(parts)) + sizes + body]
+    pieces += [view for views in parts for view in views if view.nbytes]
+    return pieces
+
+
+def parts_of(buffer: Any) -> list[memoryview]:
+    """Return the bytes of a buffer, in order; it has `parts`, or is one."""
+    parts: list[memoryview] | None = getattr(buffer, "parts", None)
+    return [memoryview(buffer).cast("B")] if parts is None else parts
 
 
 class Frame:

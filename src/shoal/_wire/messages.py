@@ -31,7 +31,7 @@ From the worker, on the data socket
     (HANDBACK, span_id, first)                        from `first` on nothing was started
 
 Both ways, in front of all others of a frame; `courier.py` makes and takes them
-    (LENT, count, entries)                            count descriptors were passed beside this frame
+    (LENT, count, first, entries)                     count descriptors were passed beside this frame, numbered from first
         entry (slot, place, lease, offset, nbytes)    buffer `slot` lies in descriptor `place`, lent
         entry (slot, place, id, 0, nbytes)            buffer `slot` is a shared segment; place -1: known already
     (NEWS, leases, ids, missed)                       leases given up (below zero: a fork may still see it); shared
