@@ -2,35 +2,40 @@
 
 Role: an object's pickle in a segment, and back. Owner: whoever holds a handle or a view. Any thread. Without numpy.
 
-Layout of the segment, little-endian
-    u64 length of the head, head: marshal of [(offset, bytes) of the stream, then of each buffer], stream, buffers at
-    multiples of 64
+Layout of the segment, words of this machine's order
+    u64 how many parts, u64 the bytes of each; then the parts: the pickle stream, its buffers, each at a multiple of 64
 
 Invariants
-    H1  What is loaded from a segment is read-only, because everybody sees the same memory.
+    H1  What the buffers of an object become is read-only, because everybody sees the same memory.
     H2  A process that received a segment loads it once, and forgets it when the sender says that it let go. A process
         that made it keeps nothing but what its handles keep.
+    H3  A buffer that is only a part of a segment is somebody else's object with ours inside: it is never taken for the whole.
 """
 
 from __future__ import annotations
 
-import marshal
+import copyreg
 import pickle
-import struct
-from collections.abc import Callable
+import sys
+import threading
+from array import array
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
 
 from shoal._memory import segments
+from shoal._os.interpreter import main_module
 from shoal.errors import NotPicklable
 
 T = TypeVar("T")
 
 _ALIGN = 64
-_LENGTH = struct.Struct("<Q")
+_WORD = 8
 _UNLOADED = object()
 
 #: What this process received: segment id -> the object.
 _loaded: dict[bytes, Any] = {}
+#: Held for the moment in which a handle keeps what it loaded.
+_keeping = threading.Lock()
 
 
 class Shared(Generic[T]):
@@ -47,7 +52,11 @@ class Shared(Generic[T]):
     def value(self) -> T:
         """The object itself as every process sees it: its arrays are read-only and lie in the shared memory."""
         if self._value is _UNLOADED:
-            self._value = _load(self._view)
+            # Not under a lock, since it runs code of the object's classes: two threads may both load it, one is kept.
+            loaded = _load(self._view)
+            with _keeping:
+                if self._value is _UNLOADED:
+                    self._value = loaded
         return cast("T", self._value)
 
     @property
@@ -58,10 +67,17 @@ class Shared(Generic[T]):
     def __repr__(self) -> str:
         return f"<shoal.Shared {self._kind}, {self.nbytes} bytes>"
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are handles of the same memory."""
+        return self._view.obj is other._view.obj if isinstance(other, Shared) else NotImplemented
+
+    def __hash__(self) -> int:
+        return id(self._view.obj)
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if protocol < 5:
             return _arrive, (bytes(self._view),)
-        return _arrive, (pickle.PickleBuffer(self._view),)
+        return _arrive, (pickle.PickleBuffer(self._view.toreadonly()),)
 
     def __copy__(self) -> Shared[T]:
         return self
@@ -90,20 +106,23 @@ def share(obj: T) -> Shared[T]:
         return Shared(obj._view, obj._kind)
     stream, buffers = _dump(obj)
     sizes = [sum(part.nbytes for part in stream), *(buffer.nbytes for buffer in buffers)]
-    head_bytes = len(marshal.dumps([(1 << 62, 1 << 62)] * len(sizes)))  # as long as any head of so many
-    places, end = [], _LENGTH.size + head_bytes
-    for size in sizes:
-        start = -(-end // _ALIGN) * _ALIGN
-        places.append((start, size))
-        end = start + size
-    head = marshal.dumps(places)
-    parts = [(0, memoryview((_LENGTH.pack(len(head)) + head).ljust(places[0][0], b"\0")))]
-    at = places[0][0]
+    places, end = _places(sizes)
+    at = places[0]
+    parts = [(0, memoryview(array("Q", [len(sizes), *sizes])).cast("B"))]
     for part in stream:
         parts.append((at, part))
         at += part.nbytes
-    parts += [(place[0], buffer) for place, buffer in zip(places[1:], buffers, strict=True)]
+    parts += zip(places[1:], buffers, strict=True)
     return Shared(segments.create_filled(end, parts), type(obj).__name__)
+
+
+def _places(sizes: list[int]) -> tuple[list[int], int]:
+    """Return where each part begins, behind a head of all their sizes, and where the last one ends."""
+    places, end = [], _WORD * (1 + len(sizes))
+    for size in sizes:
+        places.append(-(-end // _ALIGN) * _ALIGN)
+        end = places[-1] + size
+    return places, end
 
 
 class _Sink:
@@ -118,23 +137,30 @@ class _Sink:
 
 def _dump(obj: Any) -> tuple[list[memoryview], list[memoryview]]:
     try:
-        return _dump_by(pickle.Pickler, obj)
+        parts, buffers = _dump_by(pickle.Pickler, copyreg.dispatch_table, obj)
+        if main_module().kind == "none" and any(b"__main__" in part for part in parts):
+            parts, buffers = _dump_by_value(obj)  # no worker can import what lives there: this is a notebook
+    except (KeyboardInterrupt, MemoryError, NotPicklable):
+        raise
+    except BaseException as first:  # what `__reduce__` raises, SystemExit included, is that object's failure
+        parts, buffers = _dump_by_value(obj, first)
+    return [memoryview(part).cast("B") for part in parts], buffers
+
+
+def _dump_by_value(obj: Any, first: BaseException | None = None) -> tuple[list[Any], list[memoryview]]:
+    import cloudpickle
+
+    try:
+        return _dump_by(cloudpickle.Pickler, cloudpickle.Pickler.dispatch_table, obj)
     except (KeyboardInterrupt, MemoryError):
         raise
-    except BaseException as first:
-        import cloudpickle
-
-        try:
-            return _dump_by(cloudpickle.Pickler, obj)
-        except (KeyboardInterrupt, MemoryError):
-            raise
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}".partition("\n")[0]
-            culprit = f"{type(obj).__name__} object"
-            raise NotPicklable(what="the object to share", path="", culprit=culprit, reason=said) from first
+    except BaseException as error:
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        culprit = f"{type(obj).__name__} object"
+        raise NotPicklable(what="the object to share", path="", culprit=culprit, reason=said) from first or error
 
 
-def _dump_by(pickler: Callable[..., Any], obj: Any) -> tuple[list[memoryview], list[memoryview]]:
+def _dump_by(base: Any, known: Mapping[Any, Any], obj: Any) -> tuple[list[Any], list[memoryview]]:
     sink, buffers = _Sink(), list[memoryview]()
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -144,27 +170,68 @@ def _dump_by(pickler: Callable[..., Any], obj: Any) -> tuple[list[memoryview], l
             return True
         return False
 
-    pickler(sink, protocol=5, buffer_callback=keep).dump(obj)
-    return [memoryview(part).cast("B") for part in sink.parts], buffers
+    table = {**known, **_reducers()}
+    if base is not pickle.Pickler:  # cloudpickle's looks at the table of its class only
+        base = type(base.__name__, (base,), {"dispatch_table": table})
+    pickler = base(sink, protocol=5, buffer_callback=keep)
+    pickler.dispatch_table = table
+    pickler.dump(obj)
+    return sink.parts, buffers
+
+
+def _reducers() -> dict[type, Callable[[Any], Any]]:
+    """Return how to take apart what would otherwise travel in the stream, and not be read-only memory behind it (H1)."""
+    table: dict[type, Callable[[Any], Any]] = {memoryview: _reduce_view}
+    numpy = sys.modules.get("numpy")
+    if hasattr(numpy, "memmap"):
+        table[numpy.ndarray] = table[numpy.memmap] = _reduce_array  # type: ignore[union-attr]
+    arrays = sys.modules.get("shoal._memory.arrays")
+    if hasattr(arrays, "SharedArray"):
+        table[arrays.SharedArray] = _reduce_array  # type: ignore[union-attr]
+    return table
+
+
+def _reduce_array(given: Any) -> Any:
+    """As numpy does for its own contiguous arrays: only these become buffers. A shared one is its part, not its segment."""
+    import numpy as np
+
+    plain = given.view(np.ndarray)
+    if not (plain.flags.forc or plain.dtype.hasobject):
+        plain = plain.copy()
+    return plain.__reduce_ex__(5)
+
+
+def _reduce_view(view: memoryview) -> tuple[Any, ...]:
+    flat = view if view.c_contiguous else memoryview(view.tobytes())
+    memoryview(b"").cast(
+        cast("Any", view.format)
+    )  # a format of numpy's could not be cast to by the reader: refused here
+    return _view, (pickle.PickleBuffer(flat), view.format, view.shape)
+
+
+def _view(flat: Any, form: str, shape: tuple[int, ...]) -> memoryview:
+    seen = memoryview(flat).cast("B")
+    return seen.cast(form, shape) if all(shape) else seen.cast(form)  # type: ignore[call-overload,no-any-return]
 
 
 def _load(whole: memoryview) -> Any:
-    (length,) = _LENGTH.unpack_from(whole)
-    places = marshal.loads(whole[_LENGTH.size : _LENGTH.size + length])
+    (count,) = whole[:_WORD].cast("Q")
+    sizes = whole[_WORD : _WORD * (1 + count)].cast("Q").tolist()
     fixed = whole.toreadonly()  # H1
-    stream, *buffers = [fixed[start : start + size] for start, size in places]
+    stream, *buffers = [fixed[start : start + size] for start, size in zip(_places(sizes)[0], sizes, strict=True)]
     return pickle.loads(stream, buffers=buffers)
 
 
 def _arrive(buffer: Any) -> Any:
     """Rebuild the object in the process that received it: the other half of `Shared.__reduce_ex__`."""
-    segment = segments.find(buffer) if isinstance(buffer, memoryview) else None
-    if segment is None:  # pickled in band, by somebody else: a copy
-        return _load(memoryview(bytes(buffer)))
+    whole = memoryview(buffer)
+    segment = segments.find(whole)
+    if segment is None or segment.size != whole.nbytes:  # a copy that somebody else made, or H3
+        return _load(whole)
     known = _loaded.get(segment.id, _UNLOADED)
     if known is _UNLOADED:
-        # Not under a lock, since it runs code of the object's classes: two threads may both load it, one is kept.
-        known = _loaded.setdefault(segment.id, _load(buffer))
+        # Not under a lock, for the reason given in `Shared.value`.
+        known = _loaded.setdefault(segment.id, _load(whole))
     return known
 
 
