@@ -10,6 +10,10 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := -m pip --disable-pip-version-check --quiet install
+# Benchmarks have an environment of their own: some peers bring half a hundred packages.
+BENCH := .venvs/bench
+# Which questions to measure: make bench SUITES=data
+SUITES ?= pool data
 # Further words for pytest: make test ARGS="-k pool -x"
 ARGS ?=
 
@@ -27,7 +31,7 @@ help:
 	  'make test         lint, types, every test; then the quick tests on every other Python found here' \
 	  'make test-main    every test on the Python of .venv only (ARGS="-k name" for some)' \
 	  'make lint         ruff and mypy        make format   let ruff repair what it can' \
-	  'make bench        benchmarks beside other libraries        make bench-quick   a minute of them' \
+	  'make bench        benchmarks beside other libraries        make bench-quick   two minutes of them' \
 	  'make stress       the long repetitions        make docs   check the documentation' \
 	  'make venv         the environment for all of this, in .venv        make clean   remove it and all caches'
 
@@ -61,6 +65,19 @@ $(VENV)/.%-group: $(VENV)/.shoal
 	rm -rf .venvs/$*; "$$python" -m venv .venvs/$*; \
 	"$$python" -c "$(group)" test | grep -Ev '^(ruff|mypy|types-)' > .venvs/$*/test.txt; \
 	.venvs/$*/bin/python $(PIP) --editable . --requirement .venvs/$*/test.txt
+	@touch $@
+
+# Ray and Dask are not there for every Python; the benchmarks say so and go on without.
+$(BENCH)/.ready: pyproject.toml
+	@python="$$(.ci/pythons | head -n 1 | cut -d' ' -f2)"; \
+	echo "making $(BENCH) with $$python"; \
+	rm -rf $(BENCH); "$$python" -m venv $(BENCH); \
+	"$$python" -c "$(group)" bench > $(BENCH)/bench.txt; \
+	"$$python" -c "$(group)" bench-servers > $(BENCH)/servers.txt; \
+	$(BENCH)/bin/python $(PIP) --editable . --requirement $(BENCH)/bench.txt; \
+	while read -r peer; do \
+	  $(BENCH)/bin/python $(PIP) "$$peer" || echo "not to be had for this Python: $$peer"; \
+	done < $(BENCH)/servers.txt
 	@touch $@
 
 .PRECIOUS: $(VENV)/.%-group .venvs/%/.ready
@@ -111,11 +128,11 @@ stress: $(VENV)/.test-group
 
 # --- figures and words --------------------------------------------------------------------------
 
-bench: $(VENV)/.bench-group
-	@$(PY) -m benchmarks.pool $(ARGS)
+bench: $(BENCH)/.ready
+	@for suite in $(SUITES); do $(BENCH)/bin/python -m "benchmarks.$$suite" $(ARGS); done
 
-bench-quick: $(VENV)/.bench-group
-	@$(PY) -m benchmarks.pool --quick $(ARGS)
+bench-quick:
+	@$(MAKE) bench ARGS="--quick $(ARGS)"
 
 docs: $(VENV)/.test-group
 	$(call say,'references in comments and documents')

@@ -3,19 +3,26 @@
 Role: measure, never decide. Owner: nobody at run time; shoal does not import this package.
 
     python -m benchmarks.pool            the pool's figures; a few minutes
+    python -m benchmarks.data            large arrays there and back, and the pictures; some minutes more
     python -m benchmarks.pool --quick    the same rows with fewer tasks and rounds
     python -m benchmarks.report          render the page again from the stored results
 
     question files    pool.py        which cases there are, what their rows mean, what is aimed at
-    contenders        contenders.py  one small adapter for each peer
+                      data.py        the same for arrays
+    contenders        adapter.py     what a case may ask of any of them
+                      contenders.py  one small adapter for each peer
+                      clusters.py    those for Ray and Dask
     limits            physical.py    what the machine itself can do, measured in the same run
     machinery         harness.py     a fresh interpreter per case, interleaved rounds, limits, cleaning up
                       child.py       the main module of that fresh interpreter
                       procs.py       what /proc says: who belongs to a case, how much memory it holds
                       machine.py     what was measured on
+                      weigher.py     the most memory a case held, watched from outside
                       workloads.py   the functions the tasks run
+                      arrays.py      the same for arrays
     arithmetic        model.py       rows, targets, medians, verdicts (pure)
     words             report.py      table on the screen, page in docs/
+                      picture.py     curves as SVG (pure)
 
 A further question is one more file like pool.py: a `Suite` of `Case`s and the line that runs it.
 """

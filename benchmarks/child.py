@@ -14,7 +14,7 @@ def main(function: str, contender: str, params: str, result_file: str) -> None:
     import os
     import signal
 
-    from benchmarks import contenders
+    from benchmarks import adapter, contenders
 
     # The harness asks for every stack this way before it kills a case that hangs.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -22,7 +22,7 @@ def main(function: str, contender: str, params: str, result_file: str) -> None:
     case = getattr(importlib.import_module(module), name)
     try:
         answer = case(contenders.BY_NAME.get(contender), json.loads(params))
-    except contenders.NotApplicable as reason:
+    except adapter.NotApplicable as reason:
         answer = {"not_applicable": str(reason)}
     with open(result_file + ".part", "w", encoding="utf-8") as file:
         json.dump(answer, file)

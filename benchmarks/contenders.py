@@ -1,6 +1,7 @@
 """One small adapter for each way to run Python in many processes.
 
-Role: let a case say `submit`, `map`, `submit_limited` and mean the same thing everywhere.
+Role: let a case say `submit`, `map`, `submit_limited` and mean the same thing everywhere. What can be said is in
+`adapter.py`; the two that bring a server of their own are in `clusters.py`.
 Owner: the case's own interpreter; the harness only asks for names and reasons.
 
 Each adapter uses its library as that library's manual says, with its defaults. Two things are set
@@ -12,99 +13,12 @@ Libraries are imported only when asked for, so that a case pays for its own cont
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from benchmarks.machine import version_of
-
-#: A result that takes longer than this hangs. Seconds.
-HANG_LIMIT_S = 30.0
-
-
-class NotApplicable(Exception):
-    """The contender has no such feature; the text says what it lacks."""
-
-
-class Session:
-    """One open pool. Subclasses wrap one kind each."""
-
-    #: Tasks to queue so that one of them surely goes to the slot that becomes free.
-    probes = 1
-
-    def submit(self, fn: Callable[..., Any], *args: Any) -> Any:
-        raise NotImplementedError
-
-    def submit_limited(self, timeout_s: float, fn: Callable[..., Any], *args: Any) -> Any:
-        raise NotImplementedError
-
-    def result(self, handle: Any) -> Any:
-        return handle.result(HANG_LIMIT_S)
-
-    def submit_all(self, fn: Callable[..., Any], items: Iterable[Any]) -> list[Any]:
-        """Submit one by one, then gather in order. Each kind writes the loops as its user would, unwrapped."""
-        raise NotImplementedError
-
-    def map(self, fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
-        raise NotImplementedError
-
-    def singly(self, fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
-        """Run one item per task, so that every worker gets some."""
-        return self.submit_all(fn, items)
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def terminate(self) -> None:
-        """Close without waiting for tasks; a task whose worker was killed may never end."""
-        self.close()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Contender:
-    """A library in one configuration."""
-
-    name: str
-    #: What to call it in a table.
-    title: str
-    distribution: ClassVar[str | None] = None
-    module: ClassVar[str | None] = None
-    #: Feature it has not, and why; shown instead of a figure.
-    lacks: ClassVar[Mapping[str, str]] = {}
-    #: The program a user would write for one result: imports, and the body of a function
-    #: that returns the time right after the result.
-    imports: str
-    body: str
-
-    def missing(self) -> str | None:
-        """Why it cannot take part, or None."""
-        if self.module is not None and importlib.util.find_spec(self.module) is None:
-            return "not installed"
-        return None
-
-    def version(self) -> str:
-        return version_of(self.distribution)
-
-    def load(self) -> None:
-        """Import the library, so that what follows is not charged with it."""
-        if self.module is not None:
-            importlib.import_module(self.module)
-
-    def open(self, workers: int) -> Session:
-        raise NotImplementedError
-
-    def map_once(self, fn: Callable[..., Any], items: Sequence[Any], workers: int) -> str:
-        """Open, map, close: a short program's only use of the library. Returns a note, or nothing."""
-        with self.open(workers) as session:
-            session.map(fn, items)
-        return ""
-
+from benchmarks.adapter import HANG_LIMIT_S, Contender, Session
+from benchmarks.clusters import Dask, Ray
 
 # --- executors ----------------------------------------------------------------------------------
 
@@ -134,6 +48,9 @@ class ShoalSession(ExecutorSession):
     def map(self, fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
         return list(self.executor.map(fn, items))
 
+    def share(self, value: Any) -> Any:
+        return importlib.import_module("shoal").share(value)
+
     def submit_limited(self, timeout_s: float, fn: Callable[..., Any], *args: Any) -> Any:
         return self.executor.using(timeout=timeout_s).submit(fn, *args)
 
@@ -141,6 +58,7 @@ class ShoalSession(ExecutorSession):
 class Shoal(Contender):
     name = title = "shoal"
     distribution = module = "shoal"
+    offers: ClassVar[frozenset[str]] = frozenset({"share", "empty"})
     imports = "import shoal"
     body = "with shoal.Pool(2) as pool:\n    pool.submit(task, 1).result()\n    return time.perf_counter()"
 
@@ -355,6 +273,12 @@ class JoblibSession(Session):
         self.one_each = joblib.Parallel(n_jobs=workers, batch_size=1)
         self.parallel.__enter__()
 
+    def call(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return self.parallel([self.delayed(fn)(*args)])[0]
+
+    def share(self, value: Any) -> Any:
+        return value  # it writes a large array to a file that every worker maps, by itself
+
     def map(self, fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
         task = self.delayed(fn)
         return list(self.parallel(task(item) for item in items))
@@ -375,6 +299,7 @@ class Joblib(Contender):
         "heal": "one dead worker fails the whole call",
         "timeout": "its time limit ends the whole call",
     }
+    offers: ClassVar[frozenset[str]] = frozenset({"share"})
     imports = "from joblib import Parallel, delayed"
     body = "with Parallel(n_jobs=2) as parallel:\n    parallel([delayed(task)(1)])\n    return time.perf_counter()"
 
@@ -393,5 +318,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Joblib(),
     Pebble(),
     Mpire(),
+    Ray(),
+    Dask(),
 )
 BY_NAME: Mapping[str, Contender] = {contender.name: contender for contender in CONTENDERS}

@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks import machine, physical, procs, report
-from benchmarks.contenders import BY_NAME, CONTENDERS
+from benchmarks import machine, procs, report
+from benchmarks.contenders import BY_NAME
 from benchmarks.model import OURS, Board, Case, Outcome, Suite, interleave
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,21 +135,22 @@ class Plan:
 
 def parse(suite: Suite, argv: Sequence[str] | None) -> Plan:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{suite.name}", description=suite.question)
-    parser.add_argument("--quick", action="store_true", help="fewer tasks and rounds; not written to the page")
-    parser.add_argument("--only", default="", metavar="NAMES", help=f"contenders: {','.join(BY_NAME)}")
+    known = [name for name in BY_NAME if name not in suite.leaves_out]
+    parser.add_argument("--quick", action="store_true", help="less of everything; not written to the page")
+    parser.add_argument("--only", default="", metavar="NAMES", help=f"contenders: {','.join(known)}")
     parser.add_argument("--rows", default="", metavar="NAMES", help=f"cases: {','.join(c.key for c in suite.cases)}")
     parser.add_argument("--rounds", type=int, help="at most this many rounds")
     parser.add_argument("--budget-s", type=float, help="begin no round that would end after this many seconds")
     asked = parser.parse_args(argv)
-    names = _chosen(parser, "--only", asked.only, list(BY_NAME))
+    names = _chosen(parser, "--only", asked.only, known)
     keys = _chosen(parser, "--rows", asked.rows, [case.key for case in suite.cases])
     if asked.rounds is not None and asked.rounds < 1:
         parser.error(f"--rounds must be at least 1, not {asked.rounds}")
     return Plan(
         suite=suite,
         quick=asked.quick,
-        cases=tuple(case for case in suite.cases if case.key in keys),
-        contenders=tuple(names),
+        cases=tuple(c for c in suite.cases if c.key in keys and (c.quick_too or asked.rows or not asked.quick)),
+        contenders=tuple(name for name in names if asked.only or not asked.quick or name not in suite.quick_leaves_out),
         rounds=asked.rounds or (suite.quick_rounds if asked.quick else suite.full_rounds),
         budget_s=asked.budget_s or (suite.quick_budget_s if asked.quick else suite.full_budget_s),
         complete=not (asked.quick or asked.only or asked.rows),
@@ -172,14 +173,16 @@ def run(plan: Plan, smoke: Case | None) -> tuple[Board, dict[str, str], dict[str
         skipped |= _smoke(smoke, [name for name in plan.contenders if name not in skipped])
     present = [name for name in plan.contenders if name not in skipped]
     board = Board()
-    longest = 0.0
     done = 0
-    while done < plan.rounds and (done == 0 or time.monotonic() - start + longest <= plan.budget_s):
+    while done < plan.rounds:
+        due = [plan.suite.limits, *(case for case in plan.cases if case.due(done))]
+        if done and time.monotonic() - start + board.next_round_s(due) > plan.budget_s:
+            break
         began = time.monotonic()
         _round(plan, board, present, done)
         done += 1
-        longest = max(longest, time.monotonic() - began)
-        _say(f"round {done} of at most {plan.rounds}: {longest:.0f} s, {time.monotonic() - start:.0f} s in all")
+        now = time.monotonic()
+        _say(f"round {done} of at most {plan.rounds}: {now - began:.0f} s, {now - start:.0f} s in all")
     took = time.monotonic() - start
     facts = {
         "rounds": done,
@@ -201,12 +204,13 @@ def _smoke(smoke: Case, names: Iterable[str]) -> dict[str, str]:
 
 
 def _round(plan: Plan, board: Board, present: list[str], number: int) -> None:
-    limits = run_case(physical.CASE, "-", physical.CASE.params(quick=plan.quick))
-    board.add(physical.CASE.key, "machine", limits)
+    bounds = plan.suite.limits
+    limits = run_case(bounds, "-", bounds.params(quick=plan.quick))
+    board.add(bounds.key, "machine", limits)
     if limits.status != "ok":
         _say(f"the machine's own limits: {limits.reason}\n{limits.note}")
     for case, name in interleave(plan.cases, present, number):
-        lacking = [BY_NAME[name].lacks[need] for need in reversed(case.needs) if need in BY_NAME[name].lacks]
+        lacking = [reason for need in reversed(case.needs) if (reason := BY_NAME[name].lack(need))]
         if lacking and not board.outcomes(case.key, name):
             board.add(case.key, name, Outcome("n/a", reason=lacking[0]))
         if board.struck_out(case.key, name):
@@ -233,9 +237,10 @@ def run_from_command_line(suite: Suite, *, smoke: Case | None = None, argv: Sequ
         board, skipped, facts = run(plan, smoke)
     except KeyboardInterrupt:
         sys.exit(130)
-    distributions = [c.distribution for c in CONTENDERS if c.distribution and c.name not in skipped]
+    distributions = [BY_NAME[name].distribution for name in plan.contenders if name not in skipped]
+    versions = [*(name for name in distributions if name), *suite.libraries]
     record = report.record(plan.suite, plan.cases, plan.contenders, board, skipped)
-    record |= {"run": facts, "machine": machine.describe(distributions)}
+    record |= {"run": facts, "machine": machine.describe(versions)}
     RESULTS.mkdir(exist_ok=True)
     # A partial run must not replace the figures that the page shows.
     target = RESULTS / (f"{suite.name}.json" if plan.complete else f"{suite.name}.partial.json")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,18 +25,22 @@ STRIKES = 2
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What shoal should reach: `value` itself, or `value` times the best peer's figure."""
+    """What shoal should reach: `value` itself, or that many times the best peer's figure or the row's limit."""
 
     value: float
     of_best: bool = False
+    of_limit: bool = False
 
-    def reached(self, ours: float, best_peer: float | None, *, higher_is_better: bool) -> bool | None:
-        """Tell whether `ours` is good enough; None if there is no peer to compare with."""
+    def reached(
+        self, ours: float, best_peer: float | None, limit: float | None = None, *, higher_is_better: bool
+    ) -> bool | None:
+        """Tell whether `ours` is good enough; None if what it is to be compared with is not there."""
         bound = self.value
-        if self.of_best:
-            if best_peer is None:
+        if self.of_best or self.of_limit:
+            unit = best_peer if self.of_best else limit
+            if unit is None:
                 return None
-            bound *= best_peer
+            bound *= unit
         return ours >= bound if higher_is_better else ours <= bound
 
 
@@ -51,6 +55,11 @@ class Row:
     target: Target | None = None
     #: Name of the figure of `physical.py` that bounds this row.
     limit: str | None = None
+    #: Show each figure's multiple of the limit beside it.
+    relative: bool = False
+    #: Not a line of the table but a point of this curve in the suite's picture, at this place.
+    curve: str = ""
+    at: float = 0.0
 
     def target_text(self) -> str:
         if self.target is None:
@@ -58,7 +67,25 @@ class Row:
         sign = "≥" if self.higher_is_better else "≤"
         if self.target.of_best:
             return f"{sign} {self.target.value:g} x best"
+        if self.target.of_limit:
+            return f"{sign} {self.target.value:g} x limit"
         return f"{sign} {self.target.value:g} {self.unit}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One picture: the rows that carry its key are its points, and those of the limits with `reference` a dashed line.
+
+    Attributes:
+        place: What the horizontal axis shows; the vertical one shows the rows' unit.
+    """
+
+    key: str
+    title: str
+    place: str
+    unit: str
+    reference: str = ""
+    reference_title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +98,9 @@ class Case:
         quick: What differs in a quick run.
         needs: Features a contender must have, such as ``"submit"``; see `Contender.lacks`.
         limit_s: Only a hang takes this long.
+        rounds: It takes part in so many rounds at most; None means all.
+        quick_too: Whether a quick run has it.
+        contenders: Names of those who take part, if not all.
     """
 
     key: str
@@ -80,9 +110,15 @@ class Case:
     quick: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     limit_s: float = 60.0
+    rounds: int | None = None
+    quick_too: bool = True
+    contenders: tuple[str, ...] = ()
 
     def params(self, *, quick: bool) -> dict[str, Any]:
         return {**self.full, **(self.quick if quick else {})}
+
+    def due(self, round_number: int) -> bool:
+        return self.rounds is None or round_number < self.rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +129,15 @@ class Suite:
     title: str
     question: str
     cases: tuple[Case, ...]
+    #: What the machine itself can do, as far as it bounds these cases; fills no cell of a contender.
+    limits: Case
+    #: Contenders that have no part in this question.
+    leaves_out: tuple[str, ...] = ()
+    #: Contenders that a quick run has only when they are asked for by name.
+    quick_leaves_out: tuple[str, ...] = ()
+    #: Distributions, beside the contenders', whose version matters.
+    libraries: tuple[str, ...] = ()
+    curves: tuple[Curve, ...] = ()
     #: A list in Markdown for the page: how the rows were measured and what they leave out.
     notes: str = ""
     full_rounds: int = 5
@@ -173,6 +218,14 @@ class Board:
             total[case] = total.get(case, 0.0) + sum(outcome.took_s for outcome in outcomes)
         return total
 
+    def next_round_s(self, cases: Iterable[Case]) -> float:
+        """Return how long a round of these cases will probably take: as long as their longest so far."""
+        return sum(
+            max((outcome.took_s for outcome in outcomes), default=0.0)
+            for (key, _), outcomes in self._outcomes.items()
+            if key in {case.key for case in cases}
+        )
+
     def summary(self, case: str, contender: str, row: str) -> Summary | None:
         found = [o.figures[row] for o in self.outcomes(case, contender) if o.status == "ok" and row in o.figures]
         return Summary.of(found) if found else None
@@ -183,8 +236,8 @@ class Board:
         return outcomes[-1].reason if outcomes else "not run"
 
 
-def judge(row: Row, medians: Mapping[str, float], *, failed: bool) -> Verdict:
-    """Compare shoal's median with the best peer's and with the row's target."""
+def judge(row: Row, medians: Mapping[str, float], *, failed: bool, limit: float | None = None) -> Verdict:
+    """Compare shoal's median with the best peer's and with the row's target; `limit` is what the machine can do."""
     peers = {name: value for name, value in medians.items() if name != OURS and math.isfinite(value)}
     pick = max if row.higher_is_better else min
     best = pick(peers, key=lambda name: peers[name]) if peers else None
@@ -194,7 +247,7 @@ def judge(row: Row, medians: Mapping[str, float], *, failed: bool) -> Verdict:
     ratio = ours / peers[best] if best is not None and peers[best] else None
     reached = None
     if row.target is not None:
-        reached = row.target.reached(ours, peers.get(best or ""), higher_is_better=row.higher_is_better)
+        reached = row.target.reached(ours, peers.get(best or ""), limit, higher_is_better=row.higher_is_better)
         reached = reached and not failed  # B2
     return Verdict(best, ratio, reached)
 
@@ -206,8 +259,11 @@ def interleave(cases: Sequence[Case], contenders: Sequence[str], round_number: i
     so that none always runs right after the same neighbour.
     """
     for offset, case in enumerate(cases):
-        start = (round_number + offset) % len(contenders) if contenders else 0
-        for contender in [*contenders[start:], *contenders[:start]]:
+        if not case.due(round_number):
+            continue
+        taking_part = [name for name in contenders if not case.contenders or name in case.contenders]
+        start = (round_number + offset) % len(taking_part) if taking_part else 0
+        for contender in [*taking_part[start:], *taking_part[:start]]:
             yield case, contender
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import procs, workloads
+from benchmarks import physical, procs, workloads
 from benchmarks.contenders import Contender, Session
 from benchmarks.model import Case, Row, Suite, Target, percentile
 
@@ -412,6 +412,8 @@ SUITE = Suite(
             needs=("submit", "timeout"),
         ),
     ),
+    limits=physical.CASE,
+    leaves_out=("ray", "dask"),  # schedulers for many machines; their place is beside shoal's data
     notes=NOTES,
 )
 

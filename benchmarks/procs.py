@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 #: Environment variable that marks the processes of one case.
@@ -59,12 +60,12 @@ def kill_marked(mark: str) -> None:
         time.sleep(0.005)
 
 
-def parse_pss(rollup: str) -> int:
-    """Return the proportional set size in bytes from the text of a smaps_rollup file."""
+def parse_pss(rollup: str, field: str = "Pss") -> int:
+    """Return the proportional set size in bytes, or a part of it, from the text of a smaps_rollup file."""
     for line in rollup.splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise ValueError("no Pss line")
+    raise ValueError(f"no {field} line")
 
 
 def pss_bytes(pids: list[int]) -> int:
@@ -78,13 +79,43 @@ def pss_bytes(pids: list[int]) -> int:
     return total
 
 
-def settled_pss_bytes(mark: str, *, limit_s: float = 4.0) -> int:
-    """Return the memory of all processes of the case once two looks 0.2 s apart agree within 1 %."""
+def machine_bytes(field: str) -> int:
+    """Return a field of /proc/meminfo in bytes. "Shmem" counts all shared memory, mapped or not, with a name or not."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"no {field} line")
+
+
+def held_bytes(mark: str) -> int:
+    """Return what the processes of the case hold, and all shared memory of the machine.
+
+    A page of shared memory counts in a proportional set size only once somebody has touched it through a mapping,
+    so that part of each is taken out and the whole put in. Only differences mean something, and only as far as
+    nobody else on the machine takes or frees shared memory meanwhile.
+    """
+    private = 0
+    for pid in marked(mark):
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+            private += parse_pss(rollup) - parse_pss(rollup, "Pss_Shmem")
+        except (OSError, ValueError):  # it left meanwhile
+            continue
+    return private + machine_bytes("Shmem")
+
+
+def settled_pss_bytes(mark: str) -> int:
+    """Return the memory of all processes of the case once it no longer changes."""
+    return settled(lambda: pss_bytes(marked(mark)))
+
+
+def settled(measure: Callable[[], int], *, limit_s: float = 4.0) -> int:
+    """Return what `measure` says once two looks 0.2 s apart agree within 1 %."""
     end = time.monotonic() + limit_s
-    before = pss_bytes(marked(mark))
+    before = measure()
     while True:
         time.sleep(0.2)
-        now = pss_bytes(marked(mark))
+        now = measure()
         if abs(now - before) <= now / 100 or time.monotonic() > end:
             return now
         before = now

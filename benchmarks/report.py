@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from benchmarks import physical
+from benchmarks import picture
 from benchmarks.contenders import BY_NAME
-from benchmarks.model import OURS, Board, Case, Row, Suite, Summary, judge, show
+from benchmarks.model import OURS, Board, Case, Curve, Row, Suite, Summary, judge, show
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,8 +31,8 @@ def record(
 ) -> Record:
     """Put everything a reader or a later program may ask for into one JSON value."""
     present = [name for name in contenders if name not in skipped]
-    rows = [_row(case, row, present, board) for case in cases for row in case.rows]
-    limits = {row.key: board.summary(physical.CASE.key, "machine", row.key) for row in physical.CASE.rows}
+    limits = {row.key: board.summary(suite.limits.key, "machine", row.key) for row in suite.limits.rows}
+    rows = [_row(case, row, present, board, limits.get(row.limit or "")) for case in cases for row in case.rows]
     return {
         "suite": suite.name,
         "title": suite.title,
@@ -48,20 +49,24 @@ def _cell(summary: Summary) -> Record:
     return {"median": summary.median, "low": summary.low, "high": summary.high, "values": list(summary.values)}
 
 
-def _row(case: Case, row: Row, present: Sequence[str], board: Board) -> Record:
+def _row(case: Case, row: Row, present: Sequence[str], board: Board, bound: Summary | None) -> Record:
     cells: dict[str, Record] = {}
     for name in present:
+        if case.contenders and name not in case.contenders:
+            continue
         failures = board.failures(case.key, name)
         found = board.summary(case.key, name, row.key)
         cell: Record = _cell(found) if found else {"reason": board.absence(case.key, name)}
         if failures:
             cell["failed_rounds"] = len(failures)
             cell["failure"] = failures[-1].reason
+        if found and bound and bound.median:
+            cell["of_limit"] = found.median / bound.median
         cells[name] = cell
     medians = {name: cell["median"] for name, cell in cells.items() if "median" in cell}
-    verdict = judge(row, medians, failed=bool(board.failures(case.key, OURS)))
-    bound = board.summary(physical.CASE.key, "machine", row.limit) if row.limit else None
-    ours = medians.get(OURS)
+    verdict = judge(
+        row, medians, failed=bool(board.failures(case.key, OURS)), limit=bound.median if bound is not None else None
+    )
     return {
         "key": row.key,
         "case": case.key,
@@ -69,10 +74,13 @@ def _row(case: Case, row: Row, present: Sequence[str], board: Board) -> Record:
         "unit": row.unit,
         "higher_is_better": row.higher_is_better,
         "limit": row.limit,
+        "relative": row.relative,
+        "curve": row.curve,
+        "at": row.at,
         "target": row.target_text(),
         "best_peer": verdict.best_peer,
         "ratio": verdict.ratio,
-        "ratio_to_limit": ours / bound.median if bound and ours is not None else None,
+        "ratio_to_limit": cells.get(OURS, {}).get("of_limit"),
         "reached": verdict.reached,
         "results": cells,
     }
@@ -100,12 +108,21 @@ def _case_notes(cases: Sequence[Case], present: Sequence[str], board: Board) -> 
 # --- the screen ---------------------------------------------------------------------------------
 
 
-def cell_text(cell: Mapping[str, Any] | None, unit: str) -> str:
+def cell_text(cell: Mapping[str, Any] | None, unit: str, *, relative: bool = False) -> str:
     if cell is None:
         return ""
     if "median" not in cell:
         return "failed" if "failure" in cell else "n/a"
-    return show(cell["median"], unit) + (" !" if "failed_rounds" in cell else "")
+    multiple = f" ({show(cell['of_limit'], '')})" if relative and "of_limit" in cell else ""
+    return show(cell["median"], unit) + multiple + (" !" if "failed_rounds" in cell else "")
+
+
+def _shown(row: Record, name: str) -> str:
+    return cell_text(row["results"].get(name), row["unit"], relative=row.get("relative", False))
+
+
+def _table_rows(data: Record) -> list[Record]:
+    return [row for row in data["rows"] if not row.get("curve")]
 
 
 def verdict_text(reached: bool | None, target: str) -> str:
@@ -117,7 +134,7 @@ def verdict_text(reached: bool | None, target: str) -> str:
 def _table_title(data: Record) -> str:
     run = data["run"]
     rounds = f"medians of {run['rounds']} rounds" if run["rounds"] > 1 else "one round"
-    return f"{data['title']}: {rounds}{', fewer tasks than the rows say' if run['quick'] else ''}"
+    return f"{data['title']}: {rounds}{', less of everything than the rows say' if run['quick'] else ''}"
 
 
 def print_table(data: Record) -> None:
@@ -133,13 +150,16 @@ def print_table(data: Record) -> None:
         table.add_column(name.replace("-", "\n"), justify="right")
     for heading in ("÷ best\npeer", "target", "reached"):
         table.add_column(heading, justify="right")
-    for row in data["rows"]:
-        cells = [cell_text(row["results"].get(name), row["unit"]) for name in data["contenders"]]
+    for row in _table_rows(data):
+        cells = [_shown(row, name) for name in data["contenders"]]
         title = f"{row['title']}, {row['unit']}" if row["unit"] else row["title"]
         compared = show(row["ratio"], "")
         table.add_row(title, *cells, compared, row["target"], verdict_text(row["reached"], row["target"]))
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
+    for curve in sorted({row["curve"] for row in data["rows"] if row.get("curve")}):
+        if _curve_rows(data, curve):
+            console.print(markdown_table(*_curve_cells(data, curve)), markup=False, highlight=False)
     for line in [*_skip_lines(data), *_failure_lines(data), *_left_lines(data), *data["notes"]]:
         console.print(f"- {line}", markup=False, highlight=False)
 
@@ -156,14 +176,13 @@ def _left_lines(data: Record) -> list[str]:
 
 
 def _failure_lines(data: Record) -> list[str]:
-    lines = []
+    lines: dict[str, None] = {}  # in order; the rows of one case failed together
     for row in data["rows"]:
         for name, cell in row["results"].items():
             if "failure" in cell:
-                lines.append(
-                    f"{name}, {row['key']}: {cell['failed_rounds']} rounds without a figure; {cell['failure']}."
-                )
-    return lines
+                line = f"{name}, {row['case']}: {cell['failed_rounds']} rounds without a figure; {cell['failure']}."
+                lines[line] = None
+    return list(lines)
 
 
 # --- the page -----------------------------------------------------------------------------------
@@ -171,9 +190,9 @@ def _failure_lines(data: Record) -> list[str]:
 HEAD = """\
 # Benchmarks
 
-This page is written by `python -m benchmarks.pool` (`make bench`); the text around the tables is in
-`benchmarks/report.py` and in the file of each question. Figures say something about the machine they were
-measured on and about nothing else: run them on yours.
+This page is written by `make bench` (`python -m benchmarks.pool`, `python -m benchmarks.data`); the text around the
+tables is in `benchmarks/report.py` and in the file of each question. Figures say something about the machine they
+were measured on and about nothing else: run them on yours.
 
 ## Method
 
@@ -184,6 +203,7 @@ measured on and about nothing else: run them on yours.
 - The machine's own limits are measured in each round too: no pool can be faster than the kernel's wake-up.
 - A contender without a feature reads n/a, with the reason below the table. A round that failed or hung is counted and
   marked with `!`; a target reached with a failed round does not count as reached.
+- Where a figure has another in brackets, that is its multiple of the row's limit, for every contender.
 - "÷ best peer" is shoal's figure divided by the best of the others, "÷ limit" the same by what the machine can do at
   best (last table), whichever direction is better.
 """
@@ -219,8 +239,8 @@ def _main_table(data: Record) -> str:
     names = list(data["contenders"])
     header = ["row", *(data["contenders"][name] for name in names), "÷ best peer", "÷ limit", "target", "reached"]
     lines = []
-    for row in data["rows"]:
-        cells = [cell_text(row["results"].get(name), row["unit"]) for name in names]
+    for row in _table_rows(data):
+        cells = [_shown(row, name) for name in names]
         verdict = verdict_text(row["reached"], row["target"])
         compared = [show(row["ratio"], ""), show(row["ratio_to_limit"], "")]
         lines.append([_titled(row), *cells, *compared, row["target"], verdict])
@@ -230,7 +250,7 @@ def _main_table(data: Record) -> str:
 def _spread_table(data: Record) -> str:
     names = list(data["contenders"])
     lines = []
-    for row in data["rows"]:
+    for row in _table_rows(data):
         cells = [row["results"].get(name) or {} for name in names]
         unit = row["unit"]
         texts = [f"{show(c['low'], unit)} to {show(c['high'], unit)}" if "median" in c else "" for c in cells]
@@ -238,27 +258,85 @@ def _spread_table(data: Record) -> str:
     return markdown_table(["lowest to highest", *(data["contenders"][name] for name in names)], lines)
 
 
-def _limits_table(data: Record) -> str:
+def _limits_table(suite: Suite, data: Record) -> str:
     bounded: dict[str, list[str]] = {}
     for row in data["rows"]:
         if row["limit"]:
             bounded.setdefault(row["limit"], []).append(row["key"])
     lines = []
-    for row in physical.CASE.rows:
+    for row in suite.limits.rows:
         cell = data["limits"].get(row.key)
-        if cell:
+        if cell and not row.curve:
             range_text = f"{show(cell['low'], row.unit)} to {show(cell['high'], row.unit)}"
             title = f"{row.title}, {row.unit}" if row.unit else row.title
             lines.append([title, show(cell["median"], row.unit), range_text, ", ".join(bounded.get(row.key, ()))])
     return markdown_table(["what the machine can do", "median", "lowest to highest", "bounds row"], lines)
 
 
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def _curve_rows(data: Record, curve: str) -> list[Record]:
+    """Return the points of a curve, from left to right, as far as anybody got."""
+    rows = [row for row in data["rows"] if row.get("curve") == curve]
+    return sorted(
+        (row for row in rows if any("median" in cell for cell in row["results"].values())), key=itemgetter("at")
+    )
+
+
+def _drawn(suite: Suite, data: Record) -> list[Curve]:
+    return [curve for curve in suite.curves if len(_curve_rows(data, curve.key)) > 1]
+
+
+def _curve_cells(data: Record, curve: str) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the lines of the table beside a picture."""
+    rows = _curve_rows(data, curve)
+    names = [name for name in data["contenders"] if any("median" in row["results"].get(name, {}) for row in rows)]
+    head = [f"{curve}, {rows[0]['unit']}", *(data["contenders"][name] for name in names)]
+    return head, [[row["title"], *(_point_text(row, name) for name in names)] for row in rows]
+
+
+def _point_text(row: Record, name: str) -> str:
+    cell = row["results"].get(name, {})
+    return f"{cell['median']:.3g}" if "median" in cell else ""
+
+
+def curve_lines(suite: Suite, data: Record, curve: Curve) -> list[picture.Line]:
+    """Return what a picture shows: the contenders in their order, then what the machine can do."""
+    lines = []
+    for name, title in data["contenders"].items():
+        points = [(row["at"], row["results"].get(name, {}).get("median")) for row in _curve_rows(data, curve.key)]
+        kind: picture.Kind = "ours" if name == OURS else "peer"
+        lines.append(picture.Line(title, tuple((at, value) for at, value in points if value is not None), kind))
+    bounds = [row for row in suite.limits.rows if row.curve and row.curve == curve.reference]
+    reference = tuple((row.at, data["limits"][row.key]["median"]) for row in bounds if row.key in data["limits"])
+    return [line for line in [*lines, picture.Line(curve.reference_title, reference, "reference")] if line.points]
+
+
+def pictures(suite: Suite, data: Record | None) -> dict[str, str]:
+    """Return the pictures of a record, by file name."""
+    if data is None:
+        return {}
+    return {
+        f"{suite.name}-{curve.key}.svg": picture.draw(
+            curve.title, curve.place, curve.unit, curve_lines(suite, data, curve)
+        )
+        for curve in _drawn(suite, data)
+    }
+
+
+def _curve_section(suite: Suite, data: Record, curve: Curve) -> str:
+    name = f"{suite.name}-{curve.key}.svg"
+    table = markdown_table(*_curve_cells(data, curve.key))
+    return f"### {curve.title}\n\n![{curve.title}: {curve.unit} by {curve.place}]({name})\n\n{table}"
+
+
 def _absence_lines(data: Record) -> list[str]:
     """One line per case and reason: contenders that share a reason share the line."""
     grouped: dict[tuple[str, str], list[str]] = {}
-    for row in data["rows"]:
+    for row in _table_rows(data):
         for name, cell in row["results"].items():
-            if "reason" in cell and "failure" not in cell:
+            if cell.get("reason") and "failure" not in cell:
                 names = grouped.setdefault((row["case"], cell["reason"]), [])
                 names += [name] if name not in names else []
     return [f"n/a in {case}, {' and '.join(names)}: {reason}." for (case, reason), names in grouped.items()]
@@ -277,10 +355,11 @@ def _section(suite: Suite, data: Record | None) -> str:
     ]
     parts += [
         suite.notes,
+        *(_curve_section(suite, data, curve) for curve in _drawn(suite, data)),
         "### Spread\n",
         _spread_table(data),
         "### Limits of the machine\n",
-        _limits_table(data),
+        _limits_table(suite, data),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -300,6 +379,9 @@ def write_page(suites: Sequence[Suite]) -> Path:
         stored = RESULTS / f"{suite.name}.json"
         sections.append((suite, json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else None))
     PAGE.parent.mkdir(parents=True, exist_ok=True)
+    for suite, data in sections:
+        for name, text in pictures(suite, data).items():
+            (PAGE.parent / name).write_text(text, encoding="utf-8")
     PAGE.write_text(page_text(sections), encoding="utf-8")
     return PAGE
 

@@ -20,6 +20,21 @@ def test_a_process_without_pages_has_no_pss_line():
         procs.parse_pss("")
 
 
+def test_a_part_of_the_pss_is_read_by_its_name():
+    assert procs.parse_pss("Pss:   12 kB\nPss_Shmem:   8 kB\n", "Pss_Shmem") == 8 * 1024
+
+
+def test_memory_that_no_longer_changes_is_settled():
+    looks = iter([100_000, 200_000, 300_000, 300_100])
+    assert procs.settled(lambda: next(looks)) == 300_100
+
+
+def test_the_machine_has_memory_to_spare():
+    assert procs.machine_bytes("MemAvailable") > 1 << 20
+    with pytest.raises(ValueError, match="Mem"):
+        procs.machine_bytes("MemNoSuch")
+
+
 def test_a_process_that_has_left_weighs_nothing():
     assert procs.pss_bytes([2**22 + 1]) == 0
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.model import Board, Case, Outcome, Row, Suite, Summary, Target, interleave, judge, percentile, show
 
 FASTER = Row("speed", "tasks", "tasks/s", higher_is_better=True, target=Target(3.0, of_best=True))
+LIMITS = Case("limits", "m:f", ())
 SOONER = Row("time", "first result", "ms", target=Target(80.0))
 
 
@@ -66,6 +67,27 @@ def test_each_round_runs_every_contender_of_a_row_side_by_side_and_begins_with_a
     assert all(sorted(names) == sorted(rounds[0]) for names in rounds)
 
 
+def test_a_case_may_have_fewer_rounds_and_contenders_than_the_others():
+    cases = [Case("a", "m:f", (), rounds=1, contenders=("x", "z")), Case("b", "m:g", ())]
+    assert list(interleave(cases, "xyz", 0))[:2] == [(cases[0], "x"), (cases[0], "z")]
+    assert {case.key for case, _ in interleave(cases, "xyz", 1)} == {"b"}
+
+
+def test_the_next_round_is_expected_to_take_as_long_as_its_cases_longest():
+    board = Board()
+    for contender, took_s in (("shoal", 1.0), ("shoal", 3.0), ("loky", 2.0)):
+        board.add("a", contender, Outcome("ok", took_s=took_s))
+    board.add("b", "shoal", Outcome("ok", took_s=50.0))
+    assert board.next_round_s([Case("a", "m:f", ())]) == 5.0
+
+
+@pytest.mark.parametrize(("ours", "limit", "reached"), [(15.0, 10.0, True), (16.0, 10.0, False), (1.0, None, None)])
+def test_a_target_may_be_a_multiple_of_what_the_machine_can_do(ours, limit, reached):
+    row = Row("copy", "an array", "ms", target=Target(1.5, of_limit=True))
+    assert row.target_text() == "≤ 1.5 x limit"
+    assert judge(row, {"shoal": ours, "loky": 400.0}, failed=False, limit=limit).reached is reached
+
+
 def test_no_contender_means_an_empty_round():
     assert list(interleave([Case("a", "m:f", ())], [], 1)) == []
 
@@ -104,5 +126,5 @@ def test_targets_say_their_direction_and_what_they_are_measured_against():
 
 
 def test_a_suite_lists_its_rows_in_order():
-    suite = Suite("s", "S", "?", cases=(Case("a", "m:f", (FASTER,)), Case("b", "m:f", (SOONER,))))
+    suite = Suite("s", "S", "?", cases=(Case("a", "m:f", (FASTER,)), Case("b", "m:f", (SOONER,))), limits=LIMITS)
     assert suite.rows() == [FASTER, SOONER]

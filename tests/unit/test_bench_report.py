@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
 
+from benchmarks import data as data_suite
 from benchmarks import harness, physical, pool
 from benchmarks.contenders import BY_NAME, CONTENDERS, Contender
-from benchmarks.model import Board, Case, Outcome, Row, Suite, Target
-from benchmarks.report import NOTHING_YET, page_text, print_table, record
+from benchmarks.model import Board, Case, Curve, Outcome, Row, Suite, Target
+from benchmarks.report import NOTHING_YET, page_text, pictures, print_table, record
+from benchmarks.suites import SUITES
 
 CASE = Case("submit", "m:f", (Row("speed", "tasks", "tasks/s", True, Target(3.0, of_best=True), "loop_items"),))
 KILL = Case("kill", "m:f", (Row("kill", "kill to next", "ms", target=Target(20.0)),), needs=("submit", "heal"))
-SUITE = Suite("demo", "Demo", "How fast?", cases=(CASE, KILL), notes="- A remark.\n")
+SUITE = Suite("demo", "Demo", "How fast?", cases=(CASE, KILL), limits=physical.CASE, notes="- A remark.\n")
+SIZES = Case(
+    "sizes",
+    "m:f",
+    (
+        *(Row(f"arg_{size}", f"{size} B", "GB/s", True, curve="there", at=size) for size in (8, 64, 512)),
+        Row("arg", "an array", "ms", target=Target(1.5, of_limit=True), limit="copy", relative=True),
+    ),
+)
+LIMITS = Case(
+    "copies", "m:f", (Row("copy", "a copy", "ms"), *(Row(f"c{n}", "", "GB/s", curve="copy", at=n) for n in (8, 64)))
+)
+CURVES = Suite(
+    "curves",
+    "Curves",
+    "How much?",
+    cases=(SIZES,),
+    limits=LIMITS,
+    curves=(Curve("there", "One way", "size", "GB/s", "copy", "memcpy"),),
+)
 FACTS = {
     "machine": {
         "cpu": "Some CPU",
@@ -96,6 +118,43 @@ def test_the_table_on_the_screen_names_rows_contenders_and_verdicts(data, capsys
         assert word in shown
 
 
+# --- pictures -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn():
+    board = Board()
+    board.add("copies", "machine", ok(copy=10.0, c8=5.0, c64=9.0))
+    board.add("sizes", "shoal", ok(arg=12.0, arg_8=0.00041, arg_64=2.0))
+    board.add("sizes", "loky", ok(arg=400.0, arg_8=0.1))
+    made = record(CURVES, CURVES.cases, ["shoal", "loky"], board, {})
+    return json.loads(json.dumps(made)) | FACTS
+
+
+def test_points_of_a_curve_stand_in_a_picture_and_its_table_not_in_the_main_table(drawn):
+    (name,) = found = pictures(CURVES, drawn)
+    lines = page_text([(CURVES, drawn)]).splitlines()
+    assert name == "curves-there.svg"
+    assert all(f">{title}</text>" in found[name] for title in ("shoal", "loky", "memcpy"))
+    assert f"![One way: GB/s by size]({name})" in lines
+    assert "| 8 B | 0.00041 | 0.1 |" in lines
+    assert "| 64 B | 2 |  |" in lines
+    assert not any(line.startswith(("| 512 B", "| 8 B, GB/s")) for line in lines)
+
+
+def test_a_figure_may_show_its_multiple_of_the_limit(drawn):
+    assert "| an array, ms | 12.0 (1.20) | 400 (40.0) | 0.030 | 1.20 | ≤ 1.5 x limit | yes |" in page_text(
+        [(CURVES, drawn)]
+    )
+
+
+def test_a_curve_without_two_points_is_no_picture(drawn):
+    drawn["rows"] = [row for row in drawn["rows"] if row["at"] != 64]
+    assert not pictures(CURVES, drawn)
+    assert ".svg" not in page_text([(CURVES, drawn)])
+    assert not pictures(CURVES, None)
+
+
 # --- what is on offer ---------------------------------------------------------------------------
 
 
@@ -112,14 +171,42 @@ def test_a_contender_that_is_not_installed_says_so():
     assert Nowhere().missing() == "not installed"
 
 
-def test_every_case_names_a_function_and_only_limits_that_are_measured():
-    limits = {row.key for row in physical.CASE.rows}
-    for case in (*pool.SUITE.cases, pool.SMOKE):
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_every_case_names_a_function_and_only_limits_that_are_measured(suite):
+    limits = {row.key for row in suite.limits.rows}
+    for case in (*suite.cases, pool.SMOKE, suite.limits):
         module, _, name = case.function.partition(":")
-        assert module == "benchmarks.pool"
-        assert callable(getattr(pool, name))
+        assert callable(getattr(importlib.import_module(module), name))
         assert {row.limit for row in case.rows if row.limit} <= limits
         assert set(case.quick) <= set(case.full)
+        assert set(case.contenders) <= set(BY_NAME)
+    assert {*suite.leaves_out, *suite.quick_leaves_out} <= set(BY_NAME)
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_no_two_rows_share_a_name(suite):
+    keys = [row.key for row in suite.rows()]
+    assert len(keys) == len(set(keys))
+
+
+def test_only_who_has_a_rare_feature_takes_part_where_it_is_needed():
+    assert BY_NAME["shoal"].lack("empty") is None
+    assert BY_NAME["joblib"].lack("share") is None
+    assert BY_NAME["loky"].lack("share")
+    assert BY_NAME["loky"].lack("heal")
+
+
+def test_a_quick_run_has_slow_starters_only_by_name():
+    assert "ray" not in harness.parse(data_suite.SUITE, ["--quick"]).contenders
+    assert harness.parse(data_suite.SUITE, ["--quick", "--only", "ray"]).contenders == ("ray",)
+    assert "ray" in harness.parse(data_suite.SUITE, []).contenders
+
+
+def test_a_quick_run_has_the_long_cases_only_by_name():
+    assert "result-read" not in [case.key for case in harness.parse(data_suite.SUITE, ["--quick"]).cases]
+    assert [case.key for case in harness.parse(data_suite.SUITE, ["--quick", "--rows", "result-read"]).cases] == [
+        "result-read"
+    ]
 
 
 def test_a_partial_run_is_never_taken_for_a_complete_one():
