@@ -115,7 +115,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def holder_gone(self, holder):
         self.ledger.holder_gone(holder)
         for one, number in [lease for lease in self.leases if lease[0] == holder]:
-            del self.leases[one, number]
+            self.spoilt.add(id(self.leases.pop((one, number))))  # what it forked may live on
             self.ended.append((one, number))
         assert self.ledger.leases_of(holder) == 0
 

@@ -142,11 +142,13 @@ class Arena:
         """Take in that `holder` has no view of these leases any more; of those below zero a fork of it may have one."""
         with self._lock:
             self._ledger.give_back(holder, leases)
+            self._drop(self._ledger.spoilt_slabs())
 
     def holder_gone(self, holder: Hashable) -> None:
-        """Take in that `holder` has died: its mappings went with it."""
+        """Take in that `holder` has died: its mappings went with it, but for those of processes that it forked."""
         with self._lock:
             self._ledger.holder_gone(holder)
+            self._drop(self._ledger.spoilt_slabs())
 
     # --- giving back ----------------------------------------------------------------------------
 
@@ -157,7 +159,10 @@ class Arena:
             self._trim()
 
     def _trim(self) -> None:
-        for slab in self._ledger.unused_slabs():
+        self._drop(self._ledger.unused_slabs())
+
+    def _drop(self, slabs: Iterable[Slab]) -> None:
+        for slab in slabs:
             self._ledger.remove_slab(slab)
             del self._files[slab.number]
 

@@ -108,6 +108,10 @@ class Ledger:
         """Return the slabs of which every block is free."""
         return [slab for slab in self.slabs.values() if slab.unused]
 
+    def spoilt_slabs(self) -> list[Slab]:
+        """Return the unused slabs with blocks that are out of use: keeping them warm is of little use."""
+        return [slab for slab in self.slabs.values() if slab.spoilt and slab.unused]
+
     def remove_slab(self, slab: Slab) -> None:
         """Forget an unused slab."""
         assert slab.unused
@@ -155,8 +159,8 @@ class Ledger:
             self._leases.pop(holder, None)
 
     def holder_gone(self, holder: Hashable) -> None:
-        """End every lease of a holder that has died or left."""
-        self.give_back(holder, list(self._leases.get(holder, ())))
+        """End every lease of a holder that has died: what it forked may live on, so the blocks are spoilt (L4)."""
+        self.give_back(holder, [-lease for lease in self._leases.get(holder, ())])
 
     def leases_of(self, holder: Hashable) -> int:
         """Return how many leases `holder` has open."""
