@@ -6,15 +6,17 @@ the same place at once is the user's business, see `find_writable`. The only fil
 Invariants
     Y1  An array travels by reference if and only if its bytes lie in a segment; wherever it arrives it lies in the same one.
     Y2  Small arrays share a slab, to save descriptors; no two of them overlap, in whatever process they were made.
+    Y3  Methods, operators and numpy's functions give a `SharedArray` only for what lies in a segment; a copy is ordinary.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 from shoal._memory import segments
@@ -34,34 +36,79 @@ _ALIGN = 64
 #: Effort after which two ranges that touch count as overlapping.
 _EFFORT = 100_000
 
-Shape = SupportsIndex | tuple[SupportsIndex, ...] | list[SupportsIndex]
+Shape = SupportsIndex | Sequence[SupportsIndex]
+
+#: numpy 1 does not tell `__array_wrap__` when a scalar is wanted.
+_NUMPY_1 = np.__version__.startswith("1.")
 
 
 class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     """A numpy array in shared memory. Views of it are, too; what is computed from it is an ordinary array."""
 
+    #: Below that of ordinary arrays: an operation on both gives an ordinary one.
+    __array_priority__ = -100.0
+
     def __reduce_ex__(self, protocol: Any) -> Any:
-        segment = segments.find(self)
-        if segment is None or protocol < 5:
-            return np.asarray(self).__reduce_ex__(protocol)  # by value
+        segment = segments.find(self) if protocol >= 5 else None
+        if segment is None:
+            return self.view(np.ndarray).__reduce_ex__(protocol)  # by value
         whole = segment.view()
+        writeable = bool(self.flags.writeable)
         extent = _extent(self, segment, whole)
-        if self.flags.writeable and _recorder.found is not None:
+        if writeable and _recorder.found is not None:
             _recorder.found.append(extent)
         place = extent.offset, extent.shape, extent.strides
-        return _rebuild, (pickle.PickleBuffer(whole), *place, self.dtype, bool(self.flags.writeable))
+        # What is read-only travels over a read-only buffer, so that the receiver cannot make it writable either.
+        buffer = pickle.PickleBuffer(whole if writeable else whole.toreadonly())
+        return _rebuild, (buffer, *place, self.dtype, writeable)
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
-        result = super().__array_wrap__(array, context)
-        if result is self or type(self) is not SharedArray:
-            return result
-        return result[()] if return_scalar else result.view(np.ndarray)
+        if array is self:  # the target of an operation in place
+            return array
+        if return_scalar or (_NUMPY_1 and array.ndim == 0):
+            return array[()]
+        return array.view(np.ndarray) if segments.find(array) is None else array
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return _settled(super().__array_function__(func, types, args, kwargs))
 
     def __getitem__(self, key: Any) -> Any:
-        result = super().__getitem__(key)
-        if type(result) is SharedArray and segments.find(result) is None:  # picked, so copied
-            return result.view(np.ndarray)
-        return result
+        return _settled(super().__getitem__(key))
+
+    def __copy__(self) -> Any:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.copy()
+
+
+def _settled(result: Any) -> Any:
+    """Return a result with every copy in it as an ordinary array (Y3)."""
+    if isinstance(result, SharedArray):
+        return result if segments.find(result) is not None else result.view(np.ndarray)
+    if type(result) is tuple or type(result) is list:
+        return type(result)(map(_settled, result))
+    return result
+
+
+def _settling(name: str) -> Callable[..., Any]:
+    original = getattr(np.ndarray, name)
+
+    @functools.wraps(original)
+    def method(self: SharedArray, *args: Any, **kwargs: Any) -> Any:
+        return _settled(original(self, *args, **kwargs))
+
+    return method
+
+
+#: Methods that may copy, and would keep the type when they do.
+_MAY_COPY = (
+    "argmax argmin argpartition argsort astype byteswap choose clip compress conj conjugate copy cumprod cumsum diagonal "
+    "dot flatten max mean min prod ptp ravel repeat reshape round searchsorted std sum take trace var"
+)
+for _name in _MAY_COPY.split():
+    if hasattr(np.ndarray, _name):
+        setattr(SharedArray, _name, _settling(_name))
 
 
 class Extent(NamedTuple):
@@ -99,14 +146,10 @@ def empty(shape: Shape, dtype: DTypeLike = float, order: str = "C") -> SharedArr
         NoSharedMemory: There is not enough memory, or no descriptor left. Nothing is left behind.
         TypeError: `dtype` holds Python objects, which only one process can use.
     """
-    kind = np.dtype(dtype)
-    if kind.hasobject:
-        raise TypeError(
-            f"an array in shared memory cannot hold Python objects (dtype {kind}); use a dtype of fixed size"
-        )
+    kind = _checked(dtype)
     if order not in ("C", "F"):
         raise ValueError(f'order must be "C" or "F", not {order!r}')
-    sizes = tuple(int(n) for n in shape) if isinstance(shape, tuple | list) else (int(shape),)
+    sizes = (int(shape),) if isinstance(shape, SupportsIndex) else tuple(int(n) for n in shape)
     if any(n < 0 for n in sizes):
         raise ValueError(f"a shape has no negative sizes, as in {sizes}")
     nbytes = kind.itemsize
@@ -114,6 +157,17 @@ def empty(shape: Shape, dtype: DTypeLike = float, order: str = "C") -> SharedArr
         nbytes *= n
     view, offset = _allocate(nbytes)
     return SharedArray(sizes, kind, buffer=view, offset=offset, order=order)  # type: ignore[arg-type]
+
+
+def _checked(dtype: DTypeLike) -> np.dtype[Any]:
+    kind = np.dtype(dtype)
+    if not kind.itemsize:
+        kind = np.empty(0, kind).dtype  # "S" becomes "S1" when an array is made
+    if kind.hasobject:
+        raise TypeError(
+            f"an array in shared memory cannot hold Python objects (dtype {kind}); use a dtype of fixed size"
+        )
+    return kind
 
 
 def zeros(shape: Shape, dtype: DTypeLike = float, order: str = "C") -> SharedArray:
@@ -124,20 +178,36 @@ def zeros(shape: Shape, dtype: DTypeLike = float, order: str = "C") -> SharedArr
 def full(shape: Shape, fill_value: Any, dtype: DTypeLike | None = None, order: str = "C") -> SharedArray:
     """Return a new array in shared memory filled with `fill_value`, as `numpy.full`; see `empty`."""
     made = empty(shape, np.asarray(fill_value).dtype if dtype is None else dtype, order)
-    made[...] = fill_value
+    np.copyto(made, fill_value, casting="unsafe")
     return made
 
 
-def array(object: ArrayLike, dtype: DTypeLike | None = None, order: str | None = None) -> SharedArray:
+def array(object: ArrayLike, dtype: DTypeLike | None = None, order: str = "K") -> SharedArray:
     """Return a copy of an array, or of what numpy makes one of, in shared memory; see `empty`.
 
-    `order` None keeps the order of a Fortran-ordered source and is ``"C"`` else.
+    Args:
+        object: An array is copied once, straight into the shared memory.
+        dtype: That of `object` if `None`.
+        order: ``"C"``, ``"F"``, ``"A"``: ``"F"`` if `object` is so, or ``"K"``: the order its axes have in memory.
     """
-    source = np.asarray(object) if dtype is None else np.asarray(object, dtype)
-    fortran = source.flags.f_contiguous and not source.flags.c_contiguous
-    made = empty(source.shape, source.dtype, order or ("F" if fortran else "C"))
-    made[...] = source
+    source = object if isinstance(object, np.ndarray) else np.asarray(object, dtype)
+    kind = source.dtype if dtype is None else np.dtype(dtype)
+    if kind != source.dtype and kind in _OPEN:
+        source = source.astype(kind)
+        kind = source.dtype
+    if order == "K":
+        axes = sorted(range(source.ndim), key=lambda axis: -abs(source.strides[axis]))
+        made = empty([source.shape[axis] for axis in axes], kind).transpose(np.argsort(axes))
+    elif order == "A":
+        made = empty(source.shape, kind, "F" if source.flags.fnc else "C")
+    else:
+        made = empty(source.shape, kind, order)
+    np.copyto(made, source, casting="unsafe")
     return made
+
+
+#: Kinds whose length or unit depends on the values.
+_OPEN = [np.dtype(code) for code in ("S", "U", "M8", "m8")]
 
 
 class _Slab:
@@ -189,9 +259,11 @@ def _rebuild(
     buffer: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, writeable: bool
 ) -> Any:
     """Make the array again in the process that received it: the other half of `SharedArray.__reduce_ex__`."""
+    made: np.ndarray[Any, Any]
     if not isinstance(buffer, memoryview) or segments.find(buffer) is None:  # pickled in band, by somebody else: a copy
-        return np.ndarray(shape, dtype, buffer=buffer, offset=offset, strides=strides).copy()
-    made = SharedArray(shape, dtype, buffer=buffer, offset=offset, strides=strides)
+        made = np.ndarray(shape, dtype, buffer=buffer, offset=offset, strides=strides).copy(order="K")
+    else:
+        made = SharedArray(shape, dtype, buffer=buffer, offset=offset, strides=strides)
     if not writeable:
         made.flags.writeable = False
     return made
@@ -214,12 +286,20 @@ class _Nowhere:
 
 def find_writable(given: Any) -> list[Extent]:
     """Return the shared arrays that a task would receive writable if `given` were its arguments. Runs `__reduce__` code."""
-    found: list[Extent] = []
-    _recorder.found = found
+    found = _record(pickle.Pickler, given)
+    if found is None:
+        import cloudpickle
+
+        found = _record(cloudpickle.Pickler, given)  # a function by value among the arguments
+    return found or []  # what cannot be pickled is refused when it is sent
+
+
+def _record(pickler: Callable[..., Any], given: Any) -> list[Extent] | None:
+    _recorder.found = found = list[Extent]()
     try:
-        pickle.Pickler(_Nowhere(), 5, buffer_callback=lambda _: False).dump(given)
+        pickler(_Nowhere(), protocol=5, buffer_callback=lambda _: False).dump(given)
     except Exception:
-        pass  # what cannot be pickled is refused when it is sent
+        return None
     finally:
         _recorder.found = None
     return found
@@ -241,19 +321,28 @@ def describe(extent: Extent) -> str:
 
 def overlap(one: Extent, other: Extent) -> bool:
     """Say whether two arrays have a byte in common. Interleaved ones, such as two columns, have none."""
-    if one.segment != other.segment or 0 in one.shape or 0 in other.shape:
+    if one.segment != other.segment or 0 in (*one.shape, *other.shape, one.itemsize, other.itemsize):
         return False
     (start, stop), (other_start, other_stop) = bounds(one), bounds(other)
     if stop <= other_start or other_stop <= start:
         return False
-    segment = segments.known(one.segment)
-    if segment is None:
-        return True
-    whole = segment.view()
-    pair = [
-        np.ndarray(e.shape, f"V{e.itemsize}", buffer=whole, offset=e.offset, strides=e.strides) for e in (one, other)
-    ]
     try:
-        return bool(np.shares_memory(pair[0], pair[1], max_work=_EFFORT))  # type: ignore[arg-type]
+        return bool(np.shares_memory(_Standing(one), _Standing(other), max_work=_EFFORT))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
+
+
+class _Standing:
+    """Stands for an array that may be gone: an address that nobody reads, so that numpy can compare two of them."""
+
+    def __init__(self, extent: Extent) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": f"|V{extent.itemsize}",
+            "shape": extent.shape,
+            "strides": extent.strides,
+            "data": (_NOWHERE + extent.offset, True),
+        }
+
+
+_NOWHERE = 1 << 46
