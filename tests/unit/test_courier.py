@@ -69,6 +69,10 @@ class End:
 
     def receive(self):
         """Take in everything that was sent; return the buffers of the last frame."""
+        return (self.receive_all() or [None])[-1]
+
+    def receive_all(self):
+        """Take in everything that was sent; return the buffers of each frame."""
         frames = []
         while self.incoming.data:
             self.reader.read(self.incoming)
@@ -76,7 +80,7 @@ class End:
         for frame in frames:
             self.courier.incoming(frame)
             assert frame.messages == [HELLO]
-        return frames[-1].buffers if frames else None
+        return [frame.buffers for frame in frames]
 
     def store(self, fill, nbytes=SIZE):
         return self.arena.store(data(fill, nbytes))
