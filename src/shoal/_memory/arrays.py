@@ -94,7 +94,7 @@ def _settled(result: Any) -> Any:
 def _settling(name: str) -> Callable[..., Any]:
     original = getattr(np.ndarray, name)
 
-    @functools.wraps(original)
+    @functools.wraps(original, assigned=("__name__",))  # the documentation is numpy's
     def method(self: SharedArray, *args: Any, **kwargs: Any) -> Any:
         return _settled(original(self, *args, **kwargs))
 
