@@ -22,7 +22,6 @@ from shoal._memory.ledger import Block, Ledger, Slab
 from shoal._memory.segments import check_room
 from shoal._os import descriptors, mapping, memory
 from shoal._os.descriptors import close_quietly
-from shoal.errors import NoSharedMemory
 
 #: Part of the descriptors this process may have that an arena may take, one for each slab.
 DESCRIPTORS_SHARE = 4
@@ -115,11 +114,13 @@ class Arena:
             check_room(slab.nbytes)
             fd = memory.memory_file("shoal-arena", slab.nbytes)
             whole = mapping.view(mapping.map_file(fd, slab.nbytes, inherited=False))
-        except (OSError, NoSharedMemory):
+        except BaseException as error:  # Ctrl-C, too
             if fd >= 0:
                 close_quietly(fd)
             self._ledger.remove_slab(slab)
-            return False
+            if isinstance(error, OSError):
+                return False
+            raise
         self._files[slab.number] = _File(fd, whole)
         return True
 

@@ -135,10 +135,12 @@ def _create(size: int, fill: Callable[[int], None]) -> memoryview:
         fill(fd)
         with _lock:
             return Segment(os.urandom(16), fd, size).map()
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C, too, while it is filled
         if fd >= 0:
             close_quietly(fd)
-        raise refusal(size, error) from error
+        if isinstance(error, OSError):
+            raise refusal(size, error) from error
+        raise
 
 
 def adopt(identity: bytes, fd: int, size: int) -> memoryview:

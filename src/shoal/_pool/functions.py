@@ -105,7 +105,8 @@ class FunctionBook:
             record = self._new(fn, payload, buffers)
             record.named = fn
             return self._store(self._by_identity, id(fn), record)
-        if not isinstance(payload, bytes) and sum(map(_own_bytes, buffers)) > REMEMBERED_BYTES:
+        held = any(shared_segment(buffer) is not None for buffer in buffers)  # remembering it would keep that alive
+        if held or (not isinstance(payload, bytes) and sum(map(_own_bytes, buffers)) > REMEMBERED_BYTES):
             record = self._new(fn, payload, buffers)
             record.transient = True
             return record

@@ -27,7 +27,6 @@ from typing import Any, cast
 from shoal._os.interpreter import is_worker
 from shoal._wire.courier import shared_segment
 from shoal._wire.frames import LARGE_BYTES, Buffer, parts_of
-from shoal.errors import NoSharedMemory
 
 Payload = bytes | tuple[bytes | None, int, int]
 #: Words for a pair of arguments, ``(args, kwargs)``: errors then say which of them it is.
@@ -86,7 +85,7 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
             data = _dumps(obj, keep_in_band, by_value=True)
         elif b"multiprocessing." in data and any(name in data for name in _NEED_A_KEY):
             found.clear()
-            data = _dumps_shared(obj)
+            data = _dumps_shared(obj, keep_in_band)
     except KeyboardInterrupt:
         raise
     except BaseException as first:  # what `__reduce__` raises, SystemExit included, is that object's failure
@@ -197,7 +196,7 @@ def _view(buffer: Any, form: str, shape: tuple[int, ...]) -> memoryview:
 def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What, first: BaseException) -> bytes:
     if "multiprocessing.reduction" in sys.modules:
         try:
-            return _dumps_shared(obj)  # sockets and pipe ends travel its way
+            return _dumps_shared(obj, keep)  # sockets and pipe ends travel its way
         except KeyboardInterrupt:
             raise
         except BaseException:
@@ -215,32 +214,36 @@ def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What,
 _NEED_A_KEY = (b"multiprocessing.connection", b"multiprocessing.managers")
 
 
-def _dumps_shared(obj: Any) -> bytes:
+def _dumps_shared(obj: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
     """Pickle as `multiprocessing` does: descriptors are handed over on request, proxies need the program's key."""
     from multiprocessing import process
     from multiprocessing.reduction import ForkingPickler
 
-    shared = _Shared(bytes(ForkingPickler.dumps(obj, 5)), bytes(process.current_process().authkey))
-    return pickle.dumps(shared, 5)
+    sink, found = _Sink(), list[pickle.PickleBuffer]()
+    # Positions, because its signature names none; they are those of `pickle.Pickler`.
+    ForkingPickler(sink, 5, True, found.append).dump(obj)
+    shared = _WithKey(b"".join(sink.parts), bytes(process.current_process().authkey), found)
+    return pickle.dumps(shared, 5, buffer_callback=keep)
 
 
-class _Shared:
+class _WithKey:
     """What `_dumps_shared` made, and the key; loading it gives the object itself."""
 
-    def __init__(self, data: bytes, key: bytes) -> None:
+    def __init__(self, data: bytes, key: bytes, buffers: list[pickle.PickleBuffer]) -> None:
         self._data = data
         self._key = key
+        self._buffers = buffers
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load_shared, (self._data, self._key)
+        return _load_shared, (self._data, self._key, *self._buffers)
 
 
-def _load_shared(data: bytes, key: bytes) -> Any:
+def _load_shared(data: bytes, key: bytes, *buffers: Any) -> Any:
     if is_worker():
         from multiprocessing import process
 
         process.current_process().authkey = key
-    return pickle.loads(data)
+    return pickle.loads(data, buffers=buffers)
 
 
 def unpack(payload: Payload, buffers: list[Any]) -> Any:
@@ -258,6 +261,8 @@ def unpack(payload: Payload, buffers: list[Any]) -> Any:
     buffers[first : first + count] = [b""] * count  # so that what is lent returns with the last view of it
     for buffer in mine:
         if isinstance(buffer, OSError):
+            from shoal.errors import NoSharedMemory  # only here: it is slow to import, and workers must start quickly
+
             raise NoSharedMemory(wanted_bytes=0, reason=str(buffer), hint="raise the limit (ulimit -n)")
     if main is None:
         return pickle.loads(mine[0], buffers=mine[1:])

@@ -124,14 +124,17 @@ class Courier:
         return slot, place, lease, offset, stored.nbytes
 
     def _share(self, segment: Any, slot: int, fds: list[int]) -> tuple[Any, ...] | None:
+        new = segment.id not in self._known
+        back = new and segment.id in self._kept  # it came from there: two that keep it for each other never let go
         place: int | None = -1
-        if segment.id not in self._known:
+        if new:
             place = self._pass(segment.fd, fds)
             if place is None:
                 return None
+        if new and not back:
             self._known[segment.id] = segment
             segment.watchers.append(self._gone)
-        return slot, place, segment.id, 0, segment.size
+        return slot, place, segment.id, int(back), segment.size
 
     def _pass(self, fd: int, fds: list[int]) -> int | None:
         """Send a descriptor, once per frame; returns its place among them, or None if that is impossible now."""
@@ -174,9 +177,10 @@ class Courier:
         for slot, place, key, offset, nbytes in lent:
             fd = fds[place] if place >= 0 else -1
             try:
-                slots[slot] = (
-                    self._adopt(key, fd, nbytes) if isinstance(key, bytes) else self._map(fd, key, offset, nbytes)
-                )
+                if isinstance(key, bytes):
+                    slots[slot] = self._adopt(key, fd, nbytes, keep=not offset)
+                else:
+                    slots[slot] = self._map(fd, key, offset, nbytes)
             except Exception as error:  # whoever needs this buffer is told; the other ones are good
                 slots[slot] = error if isinstance(error, OSError) else OSError(str(error) or type(error).__name__)
                 if isinstance(key, bytes):
@@ -249,14 +253,17 @@ class Courier:
         self._give_up(lease)
         return data
 
-    def _adopt(self, identity: bytes, fd: int, size: int) -> memoryview:
+    def _adopt(self, identity: bytes, fd: int, size: int, *, keep: bool) -> memoryview:
         from shoal._memory import segments
 
-        if fd >= 0:
-            self._kept[identity] = segments.adopt(identity, os.dup(fd), size)
-        elif identity not in self._kept:
-            raise OSError(_NO_DESCRIPTORS)
-        return self._kept[identity]
+        if fd < 0:
+            if identity not in self._kept:
+                raise OSError(_NO_DESCRIPTORS)
+            return self._kept[identity]
+        view = segments.adopt(identity, os.dup(fd), size)
+        if keep:
+            self._kept[identity] = view
+        return view
 
     def _unmapped(self, lease: int, forked: int) -> None:
         global _mappings
@@ -283,7 +290,9 @@ class Courier:
         for segment in self._known.values():
             segment.watchers.remove(self._gone)
         self._known.clear()
-        self._kept.clear()
+        kept, self._kept = self._kept, {}
+        for identity in kept:
+            self._forget(identity)
         self._spend()
         self._sock.close()
 

@@ -33,7 +33,8 @@ From the worker, on the data socket
 Both ways, in front of all others of a frame; `courier.py` makes and takes them
     (LENT, count, first, entries)                     count descriptors were passed beside this frame, numbered from first
         entry (slot, place, lease, offset, nbytes)    buffer `slot` lies in descriptor `place`, lent
-        entry (slot, place, id, 0, nbytes)            buffer `slot` is a shared segment; place -1: known already
+        entry (slot, place, id, back, nbytes)         buffer `slot` is a shared segment; place -1: known already;
+                                                      back 1: it came from you, do not keep it for me
     (NEWS, leases, ids, missed)                       leases given up (below zero: a fork may still see it); shared
                                                       segments let go of; shared segments that did not arrive
 """
