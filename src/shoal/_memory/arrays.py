@@ -263,7 +263,8 @@ def _rebuild(
     if not isinstance(buffer, memoryview) or segments.find(buffer) is None:  # pickled in band, by somebody else: a copy
         made = np.ndarray(shape, dtype, buffer=buffer, offset=offset, strides=strides).copy(order="K")
     else:
-        made = SharedArray(shape, dtype, buffer=buffer, offset=offset, strides=strides)
+        over = buffer if writeable else np.frombuffer(buffer, "u1")  # numpy looks through a view, not through an array
+        made = SharedArray(shape, dtype, buffer=over, offset=offset, strides=strides)
     if not writeable:
         made.flags.writeable = False
     return made

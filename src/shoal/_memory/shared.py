@@ -125,6 +125,10 @@ def _places(sizes: list[int]) -> tuple[list[int], int]:
     return places, end
 
 
+#: Errors by which a pickler says "not this object"; of any other, what cloudpickle says is clearer.
+_REFUSALS = (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError, RuntimeError)
+
+
 class _Sink:
     """A file that keeps what a pickler writes; large bytes objects come uncopied."""
 
@@ -155,7 +159,8 @@ def _dump_by_value(obj: Any, first: BaseException | None = None) -> tuple[list[A
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:
-        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        refusal = first if isinstance(first, _REFUSALS) else error
+        said = f"{type(refusal).__name__}: {refusal}".partition("\n")[0]
         culprit = f"{type(obj).__name__} object"
         raise NotPicklable(what="the object to share", path="", culprit=culprit, reason=said) from first or error
 
@@ -192,13 +197,26 @@ def _reducers() -> dict[type, Callable[[Any], Any]]:
 
 
 def _reduce_array(given: Any) -> Any:
-    """As numpy does for its own contiguous arrays: only these become buffers. A shared one is its part, not its segment."""
+    """As a buffer whatever its layout and dtype, where numpy makes bytes of some; of a shared array just its part."""
     import numpy as np
 
     plain = given.view(np.ndarray)
-    if not (plain.flags.forc or plain.dtype.hasobject):
+    if plain.dtype.hasobject or not plain.dtype.itemsize:
+        return plain.__reduce_ex__(5)
+    if not plain.flags.forc:
         plain = plain.copy()
-    return plain.__reduce_ex__(5)
+    order = "C" if plain.flags.c_contiguous else "F"
+    flat = plain.reshape(-1, order=order).view("u1")
+    return _array, (pickle.PickleBuffer(flat), plain.dtype, plain.shape, order)
+
+
+def _array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> Any:
+    import numpy as np
+
+    if not len(buffer):
+        return np.ndarray(shape, dtype, buffer, order=order)
+    # The way above would look through a read-only view, and let its user set the array writable.
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
 def _reduce_view(view: memoryview) -> tuple[Any, ...]:
@@ -241,7 +259,7 @@ def forget(identity: bytes) -> None:
 
 
 #: What numpy, pandas, polars and memoryview say when somebody writes to what is read-only.
-_SAYINGS = ("read-only", "readonly", "not writable", "not writeable", "cannot modify")
+_SAYINGS = ("read-only", "readonly", "read-write", "not writable", "not writeable", "writeable flag")
 
 
 def read_only_hint(error: BaseException) -> str | None:
