@@ -345,7 +345,7 @@ def test_a_callback_that_waits_is_read_for_when_the_leading_caller_leaves(pool_f
     """The callback's thread is the one that usually reads when nobody waits; here it waits itself, behind a caller."""
     pool = pool_factory(2)
     list(pool.map(t.nap, [0.05] * 4))  # both workers are up
-    running, behind = make_gate("running"), make_gate("behind")
+    running, behind, called = make_gate("running"), make_gate("behind"), make_gate("called")
     first = pool.submit(running.enter, "first")
     leading = threading.Event()
     seen = []
@@ -355,7 +355,8 @@ def test_a_callback_that_waits_is_read_for_when_the_leading_caller_leaves(pool_f
         assert leading.wait(HANG_LIMIT_S)
         seen.append(list(pool.map(behind.enter, ["behind"])))
 
-    pool.submit(t.nothing).add_done_callback(wait_in_callback)
+    pool.submit(called.enter).add_done_callback(wait_in_callback)
+    called.open()
     for timer in timers:
         timer.start()
     threading.Timer(0.1, leading.set).start()

@@ -151,6 +151,8 @@ def copy(target: memoryview, source: memoryview) -> None:
     if size < _MOVE_BYTES:
         target[:size] = source
     else:
+        if target.readonly or target.nbytes < size:
+            raise ValueError(f"{size} bytes do not fit into a view of {target.nbytes}, or it is read-only")
         ctypes.memmove(address(target), address(source), size)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal._os import cpus
 from shoal._pool.executor import Pool, PoolView
-from shoal._pool.future import Future
 from shoal._settings import ErrorMode, TaskOptions
+
+if TYPE_CHECKING:
+    from shoal._pool.future import Future
 
 T = TypeVar("T")
 

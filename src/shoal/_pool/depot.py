@@ -162,7 +162,7 @@ class Depot:
 
     def _tell(self) -> None:
         for worker in self._core.workers.values():
-            if worker.courier.has_news and worker.state == "ready":
+            if worker.has_news and worker.state == "ready":
                 self._core.later.append(lambda worker=worker: self._send(worker))  # type: ignore[misc]
 
     # --- giving back ----------------------------------------------------------------------------

@@ -31,12 +31,14 @@ from shoal._pool.deaths import Deaths
 from shoal._pool.depot import Depot
 from shoal._pool.fleet import Fleet
 from shoal._pool.functions import BootPayload, FunctionBook, boot_payload
+from shoal._pool.future import Future
 from shoal._pool.inbox import Inbox
 from shoal._pool.jobs import Job, Task
 from shoal._pool.outbox import Outbox
 from shoal._pool.role import Role
 from shoal._pool.worker import WorkerHandle
-from shoal._settings import PoolOptions
+from shoal._settings import PoolOptions, TaskOptions
+from shoal._wire import codec
 from shoal.errors import PoolClosed
 
 #: Submits that follow each other within this time are a burst: the submitting thread reads for itself, because
@@ -104,6 +106,19 @@ class Engine:
         return boot_payload(options.initializer, options.initargs, main_is_lost=self.main_is_lost)
 
     # --- work comes in --------------------------------------------------------------------------
+
+    def call(self, fn: Callable[..., Any], args: Any, kwargs: Any, options: TaskOptions) -> Future[Any]:
+        """Pickle a call, queue it, and return its future. Any thread."""
+        record = self.functions.record(fn)
+        buffers: list[Any] = []
+        payload = codec.pack((args, kwargs), buffers, (codec.ARGUMENTS, fn), main_is_lost=self.main_is_lost)
+        if buffers:
+            self.check_open()
+            self.depot.keep(buffers)
+        future: Future[Any] = Future(self)
+        future._task = task = Task(fn, record, options, payload, buffers, future, (args, kwargs))
+        self.submit(task)
+        return future
 
     def submit(self, task: Task) -> None:
         """Queue a task and send what can be sent. Any thread."""
@@ -357,6 +372,7 @@ class Engine:
                 gone = worker.known.intersection(forgotten)
                 worker.known -= gone
                 worker.to_forget |= gone
+            self.depot.news()
 
     # --- giving up ------------------------------------------------------------------------------
 

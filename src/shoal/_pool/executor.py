@@ -1,6 +1,9 @@
 """`shoal.Pool`: the surface.
 
 Role: check what the user asks and hand it to the engine. Owner: the user. Safe from any thread.
+
+The engine and what it stands on are imported by the first pool, after it has told the template to start: on two processors the
+one's imports cost no time beside the other's. So nothing here imports them at the top.
 """
 
 from __future__ import annotations
@@ -13,16 +16,12 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import EllipsisType, TracebackType
-from typing import Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 from shoal._os import cpus
 from shoal._os.interpreter import importing_main, unguarded_import
 from shoal._os.platform import check_platform
-from shoal._pool import interrupts, launcher, mapping, snapshots
-from shoal._pool.engine import Engine
-from shoal._pool.failures import explain_refusal
-from shoal._pool.future import Future
-from shoal._pool.jobs import Task
+from shoal._pool import launcher
 from shoal._settings import (
     BACKOFF_S,
     CaptureMode,
@@ -34,9 +33,11 @@ from shoal._settings import (
     check_count,
     parse_bytes,
 )
-from shoal._wire import codec
-from shoal._wire.frames import Buffer
-from shoal.errors import MainGuardMissing, PoolClosed, StartFailed
+
+if TYPE_CHECKING:
+    from shoal._pool import mapping, snapshots
+    from shoal._pool.engine import Engine
+    from shoal._pool.future import Future
 
 T = TypeVar("T")
 
@@ -62,18 +63,7 @@ class _Surface(concurrent.futures.Executor):
             PoolClosed: The pool was closed, or belongs to the process this one was forked from.
             MainGuardMissing: This call runs while a worker imports the main script.
         """
-        engine = self._engine_now()
-        record = engine.functions.record(fn)
-        buffers: list[Buffer] = []
-        payload = codec.pack((args, kwargs), buffers, (codec.ARGUMENTS, fn), main_is_lost=engine.main_is_lost)
-        if buffers:
-            engine.check_open()
-            engine.depot.keep(buffers)
-        future: Future[T] = Future(engine)
-        task = Task(fn, record, self._options, payload, buffers, future, (args, kwargs))
-        future._task = task
-        engine.submit(task)
-        return future
+        return self._engine_now().call(fn, args, kwargs, self._options)
 
     def map(
         self,
@@ -113,6 +103,8 @@ class _Surface(concurrent.futures.Executor):
             stream = self._stream(fn, iterables, ordered=True, errors="raise", buffersize=buffersize, deadline=deadline)
             stream.begin()
             return iter(stream)
+        from shoal._pool import mapping
+
         items, star = mapping.as_items(iterables)
         job = mapping.list_job(engine, fn, items, self._options, star=star)
         return mapping.in_order(engine, job, deadline)
@@ -159,6 +151,8 @@ class _Surface(concurrent.futures.Executor):
         buffersize: int | None,
         deadline: float | None = None,
     ) -> mapping.Stream:
+        from shoal._pool import mapping
+
         return mapping.Stream(
             self._engine_now(),
             fn,
@@ -184,6 +178,8 @@ class _Surface(concurrent.futures.Executor):
         """
         check_choice("errors", errors, ErrorMode)
         engine = self._engine_now()
+        from shoal._pool import mapping
+
         items = [tuple(args) for args in iterable]
         job = mapping.list_job(engine, fn, items, self._options, star=True)
         return mapping.collect(engine, job, errors)
@@ -192,6 +188,8 @@ class _Surface(concurrent.futures.Executor):
         """`map` to a list."""
         check_choice("errors", errors, ErrorMode)
         engine = self._engine_now()
+        from shoal._pool import mapping
+
         items, star = mapping.as_items(iterables)
         return mapping.collect(engine, mapping.list_job(engine, fn, items, self._options, star=star), errors)
 
@@ -283,12 +281,18 @@ class Pool(_Surface):
         _pools.add(self)
         if not importing_main():
             launcher.warm_up(self._pool_options.start_method)
+        import shoal._pool.mapping  # noqa: F401 - see the header
 
     def _engine_now(self) -> Engine:
         engine = self._engine
         return engine if engine is not None else self._start()
 
     def _start(self) -> Engine:
+        from shoal._pool import interrupts
+        from shoal._pool.engine import Engine
+        from shoal._pool.failures import explain_refusal
+        from shoal.errors import MainGuardMissing, PoolClosed, StartFailed
+
         place = unguarded_import()
         if place is not None:
             raise MainGuardMissing(script=place)
@@ -333,11 +337,15 @@ class Pool(_Surface):
 
     def statistics(self) -> snapshots.PoolStatistics:
         """Return a frozen picture of what the pool did and does."""
+        from shoal._pool import snapshots
+
         return snapshots.statistics(self._engine) if self._engine is not None else snapshots.PoolStatistics()
 
     @property
     def workers(self) -> tuple[snapshots.WorkerInfo, ...]:
         """A frozen picture of each worker process."""
+        from shoal._pool import snapshots
+
         return snapshots.workers(self._engine) if self._engine is not None else ()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

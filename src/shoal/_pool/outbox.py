@@ -52,7 +52,7 @@ class Outbox:
         One thread at a time does so for one worker; another that comes meanwhile leaves its spans to it. So frames
         are sent in the order of the dispatcher, and a function before its first task.
         """
-        while worker.unsent or worker.courier.has_news:
+        while worker.unsent or worker.has_news:
             if not worker.sending.acquire(blocking=False):
                 return  # whoever has it looks at `unsent` again after releasing it
             try:
@@ -111,7 +111,7 @@ class Outbox:
                     break
                 else:
                     break
-        if messages or worker.courier.has_news:
+        if messages or worker.has_news:
             if worker.to_forget:
                 with self._core.lock:
                     forgotten, worker.to_forget = worker.to_forget, set()

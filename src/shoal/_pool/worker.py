@@ -114,6 +114,11 @@ class WorkerHandle:
             descriptors.close_quietly(fd)
         self._theirs, self._their_fds = [], []
 
+    @property
+    def has_news(self) -> bool:
+        """Whether it is to be told something that can wait a moment."""
+        return bool(self.to_forget) or self.courier.has_news
+
     # --- talking --------------------------------------------------------------------------------
 
     def send(self, pieces: Sequence[Buffer]) -> None:
