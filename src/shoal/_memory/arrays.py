@@ -12,11 +12,12 @@ Invariants
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import pickle
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 from shoal._memory import segments
@@ -149,7 +150,7 @@ def empty(shape: Shape, dtype: DTypeLike = float, order: str = "C") -> SharedArr
     kind = _checked(dtype)
     if order not in ("C", "F"):
         raise ValueError(f'order must be "C" or "F", not {order!r}')
-    sizes = (int(shape),) if isinstance(shape, SupportsIndex) else tuple(int(n) for n in shape)
+    sizes = tuple(map(operator.index, shape)) if isinstance(shape, Iterable) else (operator.index(shape),)
     if any(n < 0 for n in sizes):
         raise ValueError(f"a shape has no negative sizes, as in {sizes}")
     nbytes = kind.itemsize

@@ -144,6 +144,8 @@ class Care:
                 worker.recall()
             else:
                 self._stop_if(worker, lambda n=number, s=span: self._still_runs(n, s), GIVEN_UP, (span.id, index))  # type: ignore[misc]
+        if not left and isinstance(job, Task):
+            self._core.later.append(job.release)
         if left:
             self._core.after(pause_s, lambda: self.chase(job, min(2 * pause_s, _SLOWEST_S)))
 

@@ -385,8 +385,11 @@ class Engine:
                 return False
             task.given_up = True
             self.core.counters.cancelled += 1
-            if task.span is not None and not self.core.dispatcher.drop_waiting(task.span):
+            waited = task.span is None or self.core.dispatcher.drop_waiting(task.span)
+            if not waited:
                 self._asked.append(lambda: self.care.chase(task))
+        if waited:
+            task.release()  # what it holds may be large
         self.core.poller.wake()
         return True
 

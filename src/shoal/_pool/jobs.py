@@ -163,6 +163,10 @@ class Task(Job):
         self.described = (), {}
         return future
 
+    def release(self) -> None:
+        """Keep nothing: it was cancelled, and its future knows."""
+        self._let_go()
+
     def drop(self) -> None:
         future = self._let_go()
         if future is not None:
