@@ -17,7 +17,7 @@ import os
 import pickle
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 from shoal._memory import segments
@@ -150,7 +150,10 @@ def empty(shape: Shape, dtype: DTypeLike = float, order: str = "C") -> SharedArr
     kind = _checked(dtype)
     if order not in ("C", "F"):
         raise ValueError(f'order must be "C" or "F", not {order!r}')
-    sizes = tuple(map(operator.index, shape)) if isinstance(shape, Iterable) else (operator.index(shape),)
+    try:
+        sizes: tuple[int, ...] = (operator.index(shape),)  # type: ignore[arg-type]
+    except TypeError:
+        sizes = tuple(map(operator.index, shape))  # type: ignore[arg-type]
     if any(n < 0 for n in sizes):
         raise ValueError(f"a shape has no negative sizes, as in {sizes}")
     nbytes = kind.itemsize
