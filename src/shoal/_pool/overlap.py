@@ -45,7 +45,7 @@ class Overlaps:
         if arrays is None:  # nobody has made or received a shared array
             return
         for index, given in list(_arguments(span)):
-            extents = arrays.find_writable(given)
+            extents = arrays.find_writable((span.job.fn if span.job.record.named is None else None, given))
             if not extents:
                 continue
             with self._lock:
