@@ -84,7 +84,11 @@ def refusal(size: int, error: OSError) -> NoSharedMemory:
             reason="no descriptors left",
             hint="raise the limit (ulimit -n), or hold fewer shared objects at once",
         )
-    return NoSharedMemory(wanted_bytes=size, reason=f"the system refused it ({error.strerror or error})")
+    return NoSharedMemory(
+        wanted_bytes=size,
+        reason=f"the system refused it ({error.strerror or error})",
+        hint="see what limits this process: memory, address space (ulimit -v), its control group",
+    )
 
 
 def check_room(size: int) -> None:

@@ -10,6 +10,7 @@ from shoal._pool.jobs import Job
 from shoal.errors import (
     InitializerFailed,
     MainGuardMissing,
+    NoSharedMemory,
     RemoteError,
     RemoteTraceback,
     ShoalError,
@@ -20,6 +21,9 @@ from shoal.errors import (
 def unreadable(job: Job, index: int, error: BaseException) -> ShoalError:
     """A result arrived and cannot be rebuilt here."""
     import traceback
+
+    if isinstance(error, NoSharedMemory):
+        return error
 
     failure = RemoteError(
         type_name=type(error).__name__,

@@ -260,10 +260,8 @@ def unpack(payload: Payload, buffers: list[Any]) -> Any:
     mine = buffers[first : first + count]
     buffers[first : first + count] = [b""] * count  # so that what is lent returns with the last view of it
     for buffer in mine:
-        if isinstance(buffer, OSError):
-            from shoal.errors import NoSharedMemory  # only here: it is slow to import, and workers must start quickly
-
-            raise NoSharedMemory(wanted_bytes=0, reason=str(buffer), hint="raise the limit (ulimit -n)")
+        if isinstance(buffer, OSError):  # a NoSharedMemory that the courier put here
+            raise buffer
     if main is None:
         return pickle.loads(mine[0], buffers=mine[1:])
     return pickle.loads(main, buffers=mine)

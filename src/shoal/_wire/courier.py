@@ -16,6 +16,7 @@ Invariants
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -37,8 +38,6 @@ LEND_BYTES = 1 << 18
 #: Mappings of lent memory this process may have; beyond them data is copied and the lease given up (the kernel allows 65,530
 #: mappings to a process).
 MOST_MAPPINGS = 20_000
-
-_NO_DESCRIPTORS = "the descriptor of a large buffer could not be received: no descriptors left"
 
 _mappings = 0  # of all couriers; counted loosely, the margin is wide
 
@@ -182,7 +181,7 @@ class Courier:
                 else:
                     slots[slot] = self._map(fd, key, offset, nbytes)
             except Exception as error:  # whoever needs this buffer is told; the other ones are good
-                slots[slot] = error if isinstance(error, OSError) else OSError(str(error) or type(error).__name__)
+                slots[slot] = _lost(nbytes, error)
                 if isinstance(key, bytes):
                     self._missed.append(key)
                 else:
@@ -228,7 +227,7 @@ class Courier:
 
         global _mappings
         if fd < 0:
-            raise OSError(_NO_DESCRIPTORS)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if _mappings < MOST_MAPPINGS:
             _mappings += 1
             try:
@@ -258,7 +257,7 @@ class Courier:
 
         if fd < 0:
             if identity not in self._kept:
-                raise OSError(_NO_DESCRIPTORS)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return self._kept[identity]
         view = segments.adopt(identity, os.dup(fd), size)
         if keep:
@@ -321,3 +320,12 @@ def _drained(queue: deque[Any]) -> list[Any]:
     while queue:
         taken.append(queue.popleft())
     return taken
+
+
+def _lost(nbytes: int, error: Exception) -> Exception:
+    """Return what whoever needs a buffer that could not be mapped is told."""
+    from shoal._memory import segments
+
+    if not isinstance(error, OSError):  # MemoryError
+        error = OSError(errno.ENOMEM, f"it cannot be mapped here: {type(error).__name__}")
+    return segments.refusal(nbytes, error)
