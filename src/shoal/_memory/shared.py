@@ -189,14 +189,14 @@ def _reducers() -> dict[type, Callable[[Any], Any]]:
     table: dict[type, Callable[[Any], Any]] = {memoryview: _reduce_view}
     numpy = sys.modules.get("numpy")
     if hasattr(numpy, "memmap"):
-        table[numpy.ndarray] = table[numpy.memmap] = _reduce_array  # type: ignore[union-attr]
+        table[numpy.ndarray] = table[numpy.memmap] = reduce_array  # type: ignore[union-attr]
     arrays = sys.modules.get("shoal._memory.arrays")
     if hasattr(arrays, "SharedArray"):
-        table[arrays.SharedArray] = _reduce_array  # type: ignore[union-attr]
+        table[arrays.SharedArray] = reduce_array  # type: ignore[union-attr]
     return table
 
 
-def _reduce_array(given: Any) -> Any:
+def reduce_array(given: Any) -> Any:
     """As a buffer whatever its layout and dtype, where numpy makes bytes of some; of a shared array just its part."""
     import numpy as np
 

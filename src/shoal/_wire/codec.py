@@ -106,13 +106,17 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
     return None, len(buffers) - len(found) - 1, len(found) + 1
 
 
+_NEVER_BULKY = frozenset({int, str, float, bool, type(None)})
+
 #: Looked through for large bytes: this many objects of each container, two deep.
 _GLANCE = 32
 
 
 def _bulky(obj: Any, depth: int = 3) -> bool:
-    """Say whether a glance finds large bytes, which pickle would copy into its stream and that into the frame."""
+    """Say whether a glance finds something large that pickle would copy into its stream, and that into the frame."""
     kind = type(obj)
+    if kind in _NEVER_BULKY:
+        return False
     if kind is bytes or kind is bytearray:
         return len(obj) >= LARGE_BYTES
     if kind is memoryview:
@@ -121,7 +125,11 @@ def _bulky(obj: Any, depth: int = 3) -> bool:
         return any(_bulky(part, depth - 1) for part in (obj if len(obj) <= _GLANCE else obj[:_GLANCE]))
     if depth and kind is dict and obj:
         return any(_bulky(part, depth - 1) for part in islice(obj.values(), _GLANCE))
-    return False
+    numpy = sys.modules.get("numpy")
+    if kind is not getattr(numpy, "ndarray", None) or obj.nbytes < LARGE_BYTES:
+        return False
+    # What numpy makes bytes of when it is pickled, instead of handing its memory out.
+    return not obj.dtype.hasobject and (obj.dtype.kind in "mMV" or not obj.flags.forc)
 
 
 class Stream:
@@ -160,11 +168,17 @@ class _Sink:
 
 
 def _pack_stream(obj: Any, buffers: list[Any]) -> Payload:
-    """As `pack`, for an object with large bytes or memoryviews in it: those are not copied here."""
+    """As `pack`, for an object with large bytes, memoryviews or unusual arrays in it: those are not copied here."""
     found: list[Buffer] = []
     sink = _Sink()
     pickler = pickle.Pickler(sink, 5, buffer_callback=_collector(found))
-    pickler.dispatch_table = ChainMap(_VIEWS, cast("Any", copyreg.dispatch_table))
+    own: dict[type, Any] = {memoryview: _reduce_view}
+    numpy = sys.modules.get("numpy")
+    if hasattr(numpy, "ndarray"):
+        from shoal._memory.shared import reduce_array
+
+        own[numpy.ndarray] = reduce_array  # type: ignore[union-attr]
+    pickler.dispatch_table = ChainMap(own, cast("Any", copyreg.dispatch_table))
     pickler.dump(obj)
     stream = Stream(sink.parts)
     if stream.nbytes < LARGE_BYTES:
@@ -180,10 +194,6 @@ def _pack_stream(obj: Any, buffers: list[Any]) -> Payload:
 def _reduce_view(view: memoryview) -> tuple[Any, ...]:
     flat = view if view.c_contiguous else memoryview(view.tobytes()).cast("B")
     return _view, (pickle.PickleBuffer(flat), view.format, view.shape)
-
-
-#: How plain pickle is taught memoryviews, for the duration of one pickle.
-_VIEWS: dict[type, Any] = {memoryview: _reduce_view}
 
 
 def _view(buffer: Any, form: str, shape: tuple[int, ...]) -> memoryview:
