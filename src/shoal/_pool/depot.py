@@ -74,6 +74,7 @@ class Depot:
         self._lock = threading.Lock()
         self._arena: Arena | None = None
         self._kept: dict[_Place, weakref.ref[Any]] = {}
+        self._limit_bytes = 0  # found out when it is asked for
         self._news_due = False
         self._trim_due = False
         self._seen = -1  # tasks submitted at the last look
@@ -81,8 +82,9 @@ class Depot:
     @property
     def limit_bytes(self) -> int:
         """Most memory the arena may take."""
-        asked = self._core.options.shared_memory_limit
-        return asked if asked is not None else _memory_bytes() // DEFAULT_SHARE
+        if not self._limit_bytes:
+            self._limit_bytes = self._core.options.shared_memory_limit or _memory_bytes() // DEFAULT_SHARE
+        return self._limit_bytes
 
     def arena(self) -> Arena:
         """Return the arena, made at first use. Any thread."""
