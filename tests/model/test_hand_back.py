@@ -90,4 +90,4 @@ def test_the_search_finds_a_cut_that_trusts_its_first_look(monkeypatch):
 
     monkeypatch.setattr(chunks_module, "_fetched", once)
     with pytest.raises(AssertionError):
-        interleavings(make, FILES, preemptions=2)
+        interleavings(make, FILES, preemptions=2, fine=False)
