@@ -206,7 +206,7 @@ def blocks() -> Iterator[str]:
             yield f"### shoal.{name}"
             yield from error_page(getattr(shoal, name))
             shown.add(name)
-    forgotten = set(shoal.__all__) - shown
+    forgotten = {name for name in dir(shoal) if not name.startswith("_")} - shown
     if forgotten:
         raise SystemExit(f"not in the reference: {', '.join(sorted(forgotten))}")
 

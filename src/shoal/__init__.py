@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Without what needs numpy (`array`, `empty`, `full`, `zeros`, `SharedArray`): a star import has to work without it.
 __all__ = [
     "Cancelled",
     "Future",
@@ -66,22 +67,17 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "Shared",
-    "SharedArray",
     "ShoalError",
     "StartFailed",
     "TaskTimeout",
     "UnsupportedPlatform",
     "WorkerDied",
     "WorkerInfo",
-    "array",
     "cpu_count",
-    "empty",
-    "full",
     "imap",
     "map",
     "share",
     "submit",
-    "zeros",
 ]
 
 _HOMES = {
@@ -105,7 +101,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in __all__ and name not in _HOMES:
         raise AttributeError(f"module 'shoal' has no attribute {name!r}")
     import importlib
 
@@ -115,4 +111,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return sorted({*__all__, *_HOMES, "__version__"})
