@@ -3,7 +3,7 @@
 Role: the world of `test_arena`. Owner: that test.
 
 The owner stores versions, lends them, takes leases back, trims. A borrower maps what it is sent, drops views in any order,
-tells what it gave up some time later. Either may die at any step; a borrower may fork, and the fork sees what it saw. What
+tells what it gave up some time later. Either may die at any step; a borrower may fork, and the fork sees what it saw, also when the borrower is dead. What
 was written to a socket before a death can still be read. Every mapping is private: what its owner does not write is what
 the file holds, so a file that is written under it shows.
 """
@@ -80,7 +80,7 @@ class World:
         self.held: list[Held] = []
         self.returned: list[Block] = []  # by finalizers, not taken in yet
         self.borrowers = {name: Borrower() for name in "ab"[:borrowers]}
-        self.children: list[tuple[str, Place]] = []  # what forks of borrowers look at, for as long as those live
+        self.children: list[Place] = []  # what forks of borrowers look at, for ever
         self.owner = True
         self.version = self.lends = self.deaths = self.forks = self.trims = 0
 
@@ -193,10 +193,8 @@ class World:
         one.given_up.clear()
 
     def _kill(self, name: str) -> None:
-        """Whatever a worker has forked is killed with it."""
         self.deaths += 1
         one = self.borrowers[name]
-        self.children = [(parent, place) for parent, place in self.children if parent != name]
         one.alive = False
         one.coming.clear()
         one.views.clear()
@@ -205,7 +203,7 @@ class World:
     def _fork(self, name: str) -> None:
         self.forks += 1
         one = self.borrowers[name]
-        self.children += [(name, view.place) for view in one.views]
+        self.children += [view.place for view in one.views]
         one.views = [View(view.lease, view.place, forked=True) for view in one.views]
 
     # --- what must hold -------------------------------------------------------------------------
@@ -214,7 +212,7 @@ class World:
         """Nobody ever sees another version than the one it was sent."""
         seen = [(name, view.place) for name, one in self.borrowers.items() for view in one.views]
         seen += [(name, place) for name, one in self.borrowers.items() for _, place in one.coming]
-        seen += [("a fork", place) for _, place in self.children]
+        seen += [("a fork", place) for place in self.children]
         seen += [("the owner", held.place) for held in self.held]
         for who, place in seen:
             now = self.files[place.file][place.index]
@@ -260,7 +258,7 @@ class World:
             ))  # fmt: skip
         returned = sorted((label("file", block.slab.number), block.offset) for block in self.returned)
         counts = self.owner, self.version, self.lends, self.deaths, self.forks, self.trims
-        return slabs, held, parties, returned, sorted(where(place) for _, place in self.children), counts
+        return slabs, held, parties, returned, sorted(where(place) for place in self.children), counts
 
 
 class _Labels:
