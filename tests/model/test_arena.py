@@ -17,12 +17,12 @@ from tests.model.lending import Limits, World
 
 WORLDS = {
     "one borrower": (Limits(stores=3, lends=3), 1),
-    "two borrowers": (Limits(stores=2, lends=3), 2),
+    "two borrowers": (Limits(stores=2, lends=3, blocks=1), 2),
     "both may die": (Limits(stores=2, lends=2, deaths=2), 2),
     "the owner may die": (Limits(stores=3, lends=2, owner_dies=True), 1),
     "one block, again and again": (Limits(stores=3, lends=3, blocks=1), 1),
     "memory is given back meanwhile": (Limits(stores=3, lends=2, trims=2, blocks=1, slabs=2), 1),
-    "a borrower forks": (Limits(stores=3, lends=2, forks=1, trims=1), 1),
+    "a borrower forks": (Limits(stores=3, lends=2, forks=1), 1),
 }
 
 

@@ -151,5 +151,5 @@ class Lending(RuleBasedStateMachine):
         assert len(os.listdir("/proc/self/fd")) == self.descriptors
 
 
-Lending.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+Lending.TestCase.settings = settings(max_examples=15, stateful_step_count=40, deadline=None)
 TestLending = Lending.TestCase

@@ -16,6 +16,7 @@ LARGE = 3_000_000
 # --- room in the arena --------------------------------------------------------------------------
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 @pytest.mark.parametrize("limit", [1, "5MiB"])
 def test_with_little_room_everything_goes_all_the_same(pool_factory, limit):
     pool = pool_factory(2, shared_memory_limit=limit)
@@ -29,6 +30,7 @@ def test_with_little_room_everything_goes_all_the_same(pool_factory, limit):
     assert pool._engine.depot.held_bytes <= 5 << 20
 
 
+@pytest.mark.start_methods("forkserver")
 def test_a_map_of_many_arrays_whose_descriptors_find_no_room_is_right(pool_factory, monkeypatch):
     """What then travels inside the frames must not be written over before it is sent."""
     monkeypatch.setattr("shoal._wire.courier.Courier._pass", lambda *_: None)
@@ -205,6 +207,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.start_methods("forkserver", "spawn")
 def test_a_limit_on_file_sizes_sends_data_by_socket(run_script, start_method):
     check(run_script, start_method, FILE_SIZE)
 
