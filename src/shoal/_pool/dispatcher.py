@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shoal._pool.batching import HOLD_S, PREFETCH_S, share
+from shoal._pool.batching import PREFETCH_S, UNKNOWN_S, share
 
 if TYPE_CHECKING:
     from shoal._pool.jobs import Job
@@ -234,7 +234,7 @@ class Dispatcher:
         self._last_id += 1
         span.id = self._last_id
         cost_s = span.job.pace.cost_s
-        span.cost_s = HOLD_S if cost_s is None else cost_s
+        span.cost_s = UNKNOWN_S if cost_s is None else cost_s
         span.worker = slot.number
         span.sent = False
         self.waiting -= len(span)
