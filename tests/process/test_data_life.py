@@ -270,3 +270,59 @@ def test_a_child_that_a_task_leaves_behind_keeps_its_argument(pool_factory, tmp_
     eventually(lambda: os.path.exists(f"{path}.seen"), what="the child to look")
     with open(f"{path}.seen", encoding="ascii") as file:
         assert file.read() == "5"
+
+
+INTERRUPTED = """
+import random, signal, sys
+import numpy as np
+import shoal
+from tests.process import data_tasks as tasks
+
+def interrupt(*_):
+    if armed:
+        raise KeyboardInterrupt
+
+if __name__ == "__main__":
+    chance, cut, armed = random.Random(1), 0, False
+    signal.signal(signal.SIGALRM, interrupt)
+    with shoal.Pool(1, start_method=sys.argv[1], retries=100) as pool:
+        pool.submit(abs, -1).result()
+        for n in range(25):
+            mine = tasks.filled(n, 30_000_000)
+            after_s = chance.uniform(0.0005, 0.03)  # while it is pickled, copied, sent, or just after
+            try:
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, after_s)
+                future = pool.submit(lambda: tasks.seen(mine))
+                assert future.result() == n
+                armed = False
+            except KeyboardInterrupt:
+                cut += 1
+            later = [pool.submit(tasks.seen, tasks.filled(100 + n, 3_000_000)) for _ in range(3)]
+            assert [one.result(timeout=20) for one in later] == [100 + n] * 3
+    assert cut > 5
+    print("right")
+"""
+
+
+def test_a_ctrl_c_while_large_data_is_handed_over_neither_hangs_the_pool_nor_mixes_data_up(run_script, start_method):
+    done = run_script(INTERRUPTED, start_method)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["right"], done.stdout + done.stderr
+
+
+def test_work_that_cannot_be_sent_fails_with_the_reason_and_the_pool_goes_on(pool_factory, monkeypatch):
+    """As when the program's memory is used up in that moment."""
+    pool = pool_factory(1)
+    assert pool.submit(abs, -1).result() == 1
+    values = [tasks.filled(n, LARGE) for n in range(4)]
+    with monkeypatch.context() as patch:
+        patch.setattr("shoal._memory.arena.Arena.store", no_memory)
+        with pytest.raises(MemoryError):
+            list(pool.map(tasks.seen, values, timeout=20))
+    assert list(pool.map(tasks.seen, values, timeout=20)) == [0, 1, 2, 3]
+    all_returns(pool)
+
+
+def no_memory(*_):
+    raise MemoryError
