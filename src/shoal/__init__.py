@@ -20,7 +20,11 @@ TYPE_CHECKING = False  # as type checkers read it; importing `typing` would cost
 if TYPE_CHECKING:
     from typing import Any
 
-    from shoal._memory.arrays import SharedArray, array, empty, full, zeros
+    from shoal._memory.arrays import SharedArray as SharedArray
+    from shoal._memory.arrays import array as array
+    from shoal._memory.arrays import empty as empty
+    from shoal._memory.arrays import full as full
+    from shoal._memory.arrays import zeros as zeros
     from shoal._memory.shared import Shared, share
     from shoal._pool.default import cpu_count, imap, map, submit
     from shoal._pool.executor import Pool, PoolView

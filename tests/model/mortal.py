@@ -11,6 +11,7 @@ free there.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +134,8 @@ class Wire:
             self.taken += data[: int(len(data) * self._mortal.torn)]
 
     def recv(self, size: int, flags: int) -> bytes:
+        if flags & socket.MSG_DONTWAIT:  # the worker's end: nothing more comes
+            raise BlockingIOError
         data = bytes(self.taken[:size])
         del self.taken[:size]
         return data

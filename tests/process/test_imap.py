@@ -275,6 +275,19 @@ def test_quick_items_behind_a_stuck_one_get_a_worker_that_was_not_started_yet(po
     results.close()
 
 
+def test_work_sent_to_a_worker_while_it_was_stuck_is_taken_back_too(pool_factory, gate):
+    """What the worker has not read yet lies in its socket; the function was quick until now, so more of it was sent."""
+    pool = pool_factory(2)
+    quick = t.Log(gate.folder + "/none")
+    assert list(pool.map(_enter_if_gate, [quick] * 50)) == [None] * 50
+    blocked = pool.submit(_enter_if_gate, gate)
+    gate.wait_until_entered()
+    futures = [pool.submit(_enter_if_gate, quick) for _ in range(200)]
+    assert [future.result() for future in futures] == [None] * 200
+    gate.open()
+    blocked.result()
+
+
 @pytest.mark.start_methods("forkserver", "fork")
 def test_two_hundred_thousand_items_take_bounded_memory(pool):
     """Items of a kilobyte: all of them at once would be 200 MB."""

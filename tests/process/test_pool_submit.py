@@ -13,6 +13,7 @@ import weakref
 import pytest
 
 import shoal
+from shoal._pool import launcher
 from tests.process import pool_tasks as t
 from tests.support import HANG_LIMIT_S, QUIET_S, eventually, stays
 
@@ -424,6 +425,30 @@ def test_a_task_cancelled_while_it_waits_behind_another_in_the_same_worker_never
     blocker.result()
     assert [future.result() for future in futures[1::2]] == list(range(1, 60, 2))
     assert sorted(map(int, log.lines()[before:])) == list(range(1, 60, 2))
+
+
+@pytest.mark.start_methods("forkserver", "spawn")
+def test_a_worker_that_is_ready_before_its_template_told_of_it_lives_on(pool_factory, monkeypatch):
+    """Two processes tell of it on two sockets: the worker that it is ready, the template that it exists."""
+    read, late = launcher.TemplateLauncher.read, []
+
+    def hold_back(self):
+        events = [*late, *read(self)]
+        late[:] = [one for one in events if isinstance(one, launcher.Forked)] if hold_back.on else []
+        return [one for one in events if one not in late]
+
+    hold_back.on = True
+    monkeypatch.setattr(launcher.TemplateLauncher, "read", hold_back)
+    pool = pool_factory(1, spare=False)
+    pid = pool.submit(os.getpid).result()
+    assert [one.pid for one in late] == [pid]
+    hold_back.on = False
+    engine = pool._engine
+    engine._asked.append(lambda: engine.fleet._told(0))
+    engine.core.poller.wake()
+    eventually(lambda: not late, what="the template's word to come in")
+    assert [pool.submit(os.getpid).result() for _ in range(5)] == [pid] * 5
+    assert pool.statistics().workers_lost == 0
 
 
 def test_cancelling_a_running_task_stops_it(pool, gate):

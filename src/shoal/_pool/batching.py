@@ -16,10 +16,10 @@ from __future__ import annotations
 #: Seconds of work a worker may hold: several stretches, so that it never waits for the parent, which on a busy machine gets
 #: its turn late. A straggler does not hold what is behind it: unstarted work is taken back when others idle.
 HOLD_S = 0.016
-#: What a task of unknown cost counts for.
-UNKNOWN_S = 0.004
 #: A worker with less than this is given more.
 LOW_S = HOLD_S / 2
+#: What a task of unknown cost counts for: enough that nothing is queued behind it.
+UNKNOWN_S = LOW_S
 #: Tasks of up to this length may be prefetched one deep while plenty of others wait.
 PREFETCH_S = 0.05
 #: Most items in one hand-over, so that one frame stays a bounded piece of work for the parent.

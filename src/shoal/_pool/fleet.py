@@ -270,8 +270,9 @@ class Fleet:
         match event:
             case launchers.Forked(token, pid, pidfd):
                 worker = self._tokens.pop(token, None)
-                if worker is None:  # given up meanwhile
-                    processes.kill_pidfd(pidfd, signal.SIGKILL)
+                if worker is None:
+                    if pid not in self._by_pid:  # given up meanwhile; else it was ready before its template said so
+                        processes.kill_pidfd(pidfd, signal.SIGKILL)
                     os.close(pidfd)
                     return
                 self._know(worker, pid, pidfd)
@@ -314,7 +315,7 @@ class Fleet:
 
     def booted(self, worker: WorkerHandle, pid: int) -> None:
         """Take in that a worker is ready for tasks."""
-        if worker.pid is None:  # its template died before it could tell
+        if worker.pid is None:  # its template has not told yet, or died before it could
             self._tokens.pop(worker.number, None)
             try:
                 self._know(worker, pid, processes.pidfd_open(pid))

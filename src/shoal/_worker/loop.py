@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from shoal._memory.page import DONE, INDEX, SPAN, STARTED, Page
 from shoal._wire import codec
 from shoal._wire import messages as m
 from shoal._wire.courier import Courier
-from shoal._wire.frames import Buffer, FrameReader
+from shoal._wire.frames import Buffer, Frame, FrameReader
 from shoal._worker.chunks import Chunk, Stretcher
 from shoal._worker.functions import FunctionMissing, FunctionTable
 from shoal._worker.reporting import DEFER_NS, Reporter
@@ -43,6 +44,7 @@ class Worker:
         self._words = page.words
         self.spin_ns = spin_ns
         self._reader = FrameReader()
+        self._reading = threading.Lock()  # whoever has it reads the socket and queues what came
         self._queue: deque[tuple[m.Message, list[Any]]] = deque()
         self._functions = FunctionTable()
         self._stretcher = Stretcher()
@@ -83,13 +85,33 @@ class Worker:
     def _receive(self) -> None:
         """Block until something is queued."""
         while not self._queue:
-            self._read()
-            frames = self._reader.frames()
-            for frame in frames:
-                self._courier.incoming(frame)
-            with self.reporter.lock:  # a recall may be holding back what it puts in again at this end
-                for frame in frames:
-                    self._queue.extend([(message, frame.buffers) for message in frame.messages])
+            with self._reading:
+                self._read()
+                frames = self._take_frames()
+                with self.reporter.lock:  # a recall may be holding back what it puts in again at this end
+                    self._enqueue(frames)
+
+    def _take_frames(self) -> list[Frame]:
+        frames = self._reader.frames()
+        for frame in frames:
+            self._courier.incoming(frame)
+        return frames
+
+    def _enqueue(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            self._queue.extend([(message, frame.buffers) for message in frame.messages])
+
+    def _read_what_is_there(self) -> None:
+        """Take in what was sent while the main thread is busy; with the reporter's lock. Does not block."""
+        if self._reading.acquire(blocking=False):  # else the main thread reads, so it is not busy
+            try:
+                while self._reader.read(self._sock, socket.MSG_DONTWAIT):
+                    pass
+            except OSError:  # BlockingIOError: that was all; others the main thread will see
+                pass
+            finally:
+                self._enqueue(self._take_frames())
+                self._reading.release()
 
     def _read(self) -> None:
         """Read once. Looks for a bounded time before it sleeps: waking up costs more than that."""
@@ -174,6 +196,7 @@ class Worker:
     def recall(self) -> None:
         """Send what is finished and hand back what is not started. Called by the watcher thread."""
         with self.reporter.lock:
+            self._read_what_is_there()
             back: list[m.Message] = []
             kept: list[tuple[m.Message, list[Any]]] = []
             while True:
