@@ -172,7 +172,6 @@ def test_it_is_the_same_object_wherever_it_is_hidden(one):
     assert one.submit(functools.partial(shared_tasks.length, handle)).result() == 3
 
 
-@pytest.mark.start_methods("forkserver", "spawn")  # a forked worker is handed the initargs as they are
 def test_a_handle_in_initargs_is_the_object(pool_factory):
     handle = shoal.share(np.ones(5))
     pool = pool_factory(1, initializer=shared_tasks.keep, initargs=(handle,))

@@ -132,7 +132,7 @@ def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
             stage = "initializer"
         if inherited is not None:
             initializer, initargs = inherited
-            initializer(*initargs)
+            initializer(*map(_itself, initargs))
     except BaseException as error:
         failed: list[Buffer] = []
         worker.reporter.report((m.BOOT_FAILED, stage, remote.capture(error, stage)), failed, 0, more=False)
@@ -140,6 +140,12 @@ def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
     page.words[STAGE] = page_module.SERVING
     worker.reporter.report((m.READY, os.getpid()), (), 0, more=False)
     return worker
+
+
+def _itself(given: Any) -> Any:
+    """Return the object of a shared handle, which a fork inherits as it is; anything else as it is."""
+    shared = sys.modules.get("shoal._memory.shared")
+    return given.value if shared is not None and isinstance(given, shared.Shared) else given
 
 
 def _apply(config: dict[str, Any]) -> None:
