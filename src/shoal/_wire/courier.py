@@ -8,7 +8,8 @@ at a time each, in the order in which the frames are written and read. Protocol:
 Invariants
     C1  The descriptors of a frame are in their socket before the frame is in its own, so whoever has read the frame
         finds them there at once.
-    C2  What cannot be lent (no memory, no descriptors, over the limit) travels inside the frame: slower, not lost.
+    C2  What cannot be lent (no memory, no descriptors, over the limit) travels inside the frame: slower, not lost. But a
+        shared segment never does: the other end would get a copy, and what it writes there would be lost.
     C3  A lease is given up after its memory is unmapped, never before.
     C4  A descriptor belongs to one frame: both carry its number, so one whose frame never came is passed over.
     C5  A finalizer only appends to a queue here; the queue is sent with the next frame.
@@ -122,14 +123,15 @@ class Courier:
             return None
         return slot, place, lease, offset, stored.nbytes
 
-    def _share(self, segment: Any, slot: int, fds: list[int]) -> tuple[Any, ...] | None:
+    def _share(self, segment: Any, slot: int, fds: list[int]) -> tuple[Any, ...]:
+        """As `_lend`, for a shared segment. One that cannot be passed now is an error there, never silently a copy."""
         new = segment.id not in self._known
         back = new and segment.id in self._kept  # it came from there: two that keep it for each other never let go
         place: int | None = -1
         if new:
             place = self._pass(segment.fd, fds)
             if place is None:
-                return None
+                return slot, -1, segment.id, 0, segment.size
         if new and not back:
             self._known[segment.id] = segment
             segment.watchers.append(self._gone)
