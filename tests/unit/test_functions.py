@@ -11,6 +11,7 @@ import pytest
 import shoal._pool.functions as functions_module
 from shoal._pool.functions import FunctionBook
 from shoal._wire import codec
+from shoal._wire.frames import parts_of
 from shoal.errors import NotPicklable
 
 
@@ -21,7 +22,7 @@ def book():
 
 def rebuilt(record):
     _, payload, buffers = record.form
-    return codec.unpack(payload, buffers)
+    return codec.unpack(payload, [b"".join(parts_of(buffer)) for buffer in buffers])
 
 
 class Model:
