@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests import support
@@ -23,11 +24,27 @@ from tests import support
 # Before anything is started; see support.DESCENT.
 os.environ.__setitem__(*support.DESCENT.split("=", 1))
 
-#: What runs on every Python found, not only on the first: all that starts no process, and of the rest what depends
-#: most on the interpreter.
-FAST_FOLDERS = {"unit", "surface"}
-FAST_FILES = {"test_pool_submit.py", "test_pool_limits.py", "test_functions_sent.py", "test_main_guard.py"}
+#: What runs on every Python found, not only on the first: the unit tests, and of the rest what depends most on the
+#: interpreter. What reads the sources gives the same answer on each.
+FAST_FOLDERS = {"unit"}
+FAST_FILES = {
+    "test_error_pickling.py",
+    "test_exports.py",
+    "test_functions_sent.py",
+    "test_import.py",
+    "test_main_guard.py",
+    "test_pool_limits.py",
+    "test_pool_submit.py",
+}
+#: Examples of a property on those other Pythons, unless a test asks for a number of its own.
+QUICK_EXAMPLES = 25
 watching = contextmanager(support.watch)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("quick", max_examples=QUICK_EXAMPLES)
+    if "fast" in config.option.markexpr.split():
+        hypothesis.settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -43,8 +43,8 @@ def mapped_by(processes):
 
 @pytest.fixture
 def one(pool_factory):
-    """A pool of one worker, started before anything is shared, so that a fork inherits nothing."""
-    pool = pool_factory(1)
+    """A pool of one worker, and no spare, started before anything is shared, so that a fork inherits nothing."""
+    pool = pool_factory(1, spare=False)
     pool.submit(pool_tasks.nothing).result()
     return pool
 

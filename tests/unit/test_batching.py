@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal._pool.batching import HOLD_S, LOW_S, MOST_ITEMS, PREFETCH_S, Pace, share
+from shoal._pool.batching import HOLD_S, LONG_S, LOW_S, MOST_ITEMS, PREFETCH_S, Pace, share
 
 costs = st.none() | st.just(0.0) | st.floats(1e-9, 100.0)
 held = st.just(0.0) | st.floats(0.0, 10.0)
@@ -40,7 +40,7 @@ def test_a_share_is_bounded_in_items_in_time_and_by_what_others_need(cost_s, hel
         assert held_s + count * cost_s <= HOLD_S * (1 + 1e-9)
 
 
-@given(st.floats(LOW_S, 100.0), held, st.integers(1, 10**6), st.integers(1, 100))
+@given(st.floats(LONG_S, 100.0), held, st.integers(1, 10**6), st.integers(1, 100))
 def test_long_tasks_go_one_by_one_and_at_most_one_ahead(cost_s, held_s, waiting, workers):
     count = share(pace(cost_s), held_s, waiting, workers)
     assert count <= 1

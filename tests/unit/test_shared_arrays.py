@@ -110,7 +110,7 @@ def views(draw):
 # --- views --------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=80)
 @given(views())
 def test_any_view_arrives_as_the_same_view_of_the_same_memory(array):
     if array is None:
@@ -122,7 +122,7 @@ def test_any_view_arrives_as_the_same_view_of_the_same_memory(array):
         assert same_bytes(array, arrived)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(views(), st.sampled_from([2, 4, 5]))
 def test_any_view_pickled_by_somebody_else_is_a_copy_of_its_values(array, protocol):
     if array is None:
@@ -215,7 +215,7 @@ def test_what_is_computed_in_place_stays_where_it_is():
 # --- making -------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(shape=shapes, dtype=dtypes, order=st.sampled_from("CF"))
 def test_a_new_array_is_what_numpy_makes_and_zero(shape, dtype, order):
     for made, expected in (
@@ -228,7 +228,7 @@ def test_a_new_array_is_what_numpy_makes_and_zero(shape, dtype, order):
         assert made.flags.aligned
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(views())
 def test_a_copy_of_anything_is_equal_and_apart(array):
     if array is None:
@@ -358,7 +358,7 @@ def test_after_a_fork_both_sides_make_small_arrays_that_do_not_overlap():
 # --- who may write what -------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(shape=st.tuples(st.integers(1, 6), st.integers(1, 6)), data=st.data())
 def test_two_parts_overlap_if_they_have_an_element_in_common(shape, data):
     array = shoal.zeros(shape, "i4")

@@ -18,6 +18,8 @@ from __future__ import annotations
 HOLD_S = 0.016
 #: A worker with less than this is given more.
 LOW_S = HOLD_S / 2
+#: Tasks of this length and more go one at a time: what sending one costs is lost in it.
+LONG_S = 0.002
 #: What a task of unknown cost counts for: enough that nothing is queued behind it.
 UNKNOWN_S = LOW_S
 #: Tasks of up to this length may be prefetched one deep while plenty of others wait.
@@ -61,7 +63,7 @@ def share(pace: Pace, held_s: float, waiting: int, workers: int) -> int:
     cost_s = pace.cost_s
     if cost_s is None:
         return 0 if held_s > 0 else 1  # B2, B1
-    if cost_s >= LOW_S:  # long: one at a time, and one ahead while plenty of others wait
+    if cost_s >= LONG_S:  # long: one at a time, and one ahead while plenty of others wait
         ahead = held_s < 1.5 * cost_s and cost_s < PREFETCH_S and waiting > 4 * workers
         return 1 if held_s <= 0 or ahead else 0
     if held_s >= LOW_S:  # half full is full enough: larger pieces, fewer frames
