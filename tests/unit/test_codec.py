@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import functools
 import pickle
+import sys
 import threading
 
 import pytest
@@ -309,3 +310,12 @@ def test_payloads_move_into_a_larger_frame():
     moved = codec.shifted(payload, mine, buffers)
     assert (codec.unpack(moved, buffers) == numpy.arange(LARGE_BYTES)).all()
     assert codec.shifted(b"small", [], buffers) == b"small"
+
+
+def test_large_bytes_do_not_hide_a_class_of_a_lost_main(monkeypatch):
+    """Beside large bytes, too, what lives in a `__main__` that workers cannot import is pickled by value."""
+    kind = type("Kind", (), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "Kind", kind, raising=False)
+    buffers = []
+    codec.pack((bytes(codec.LARGE_BYTES), kind()), buffers, ("the argument of", f), main_is_lost=True)
+    assert any(b"cloudpickle" in bytes(one) for one in buffers)

@@ -77,7 +77,7 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
     found: list[Buffer] = []
     keep_in_band = _collector(found)
     try:
-        if _bulky(obj):
+        if _bulky(obj) and not main_is_lost:  # else what lives in `__main__` has to be looked for first
             return _pack_stream(obj, buffers)
         data = _dumps(obj, keep_in_band, by_value=False)
         if main_is_lost and b"__main__" in data:
