@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
 
 from shoal._memory import segments
+from shoal._memory.reducers import REFUSALS, Sink, reduce_array, reducers
 from shoal._os.interpreter import main_module
 from shoal.errors import NotPicklable
 
@@ -125,20 +126,6 @@ def _places(sizes: list[int]) -> tuple[list[int], int]:
     return places, end
 
 
-#: Errors by which a pickler says "not this object"; of any other, what cloudpickle says is clearer.
-_REFUSALS = (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError, RuntimeError)
-
-
-class _Sink:
-    """A file that keeps what a pickler writes; large bytes objects come uncopied."""
-
-    __slots__ = ("parts", "write")
-
-    def __init__(self) -> None:
-        self.parts: list[Any] = []
-        self.write = self.parts.append
-
-
 def _dump(obj: Any) -> tuple[list[memoryview], list[memoryview]]:
     try:
         parts, buffers = _dump_by(pickle.Pickler, copyreg.dispatch_table, obj)
@@ -159,14 +146,14 @@ def _dump_by_value(obj: Any, first: BaseException | None = None) -> tuple[list[A
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:
-        refusal = first if isinstance(first, _REFUSALS) else error
+        refusal = first if isinstance(first, REFUSALS) else error
         said = f"{type(refusal).__name__}: {refusal}".partition("\n")[0]
         culprit = f"{type(obj).__name__} object"
         raise NotPicklable(what="the object to share", path="", culprit=culprit, reason=said) from first or error
 
 
 def _dump_by(base: Any, known: Mapping[Any, Any], obj: Any) -> tuple[list[Any], list[memoryview]]:
-    sink, buffers = _Sink(), list[memoryview]()
+    sink, buffers = Sink(), list[memoryview]()
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         try:
@@ -175,7 +162,7 @@ def _dump_by(base: Any, known: Mapping[Any, Any], obj: Any) -> tuple[list[Any], 
             return True
         return False
 
-    table = {**known, **_reducers()}
+    table = {**known, **_own_reducers()}
     if base is not pickle.Pickler:  # cloudpickle's looks at the table of its class only
         base = type(base.__name__, (base,), {"dispatch_table": table})
     pickler = base(sink, protocol=5, buffer_callback=keep)
@@ -184,52 +171,16 @@ def _dump_by(base: Any, known: Mapping[Any, Any], obj: Any) -> tuple[list[Any], 
     return sink.parts, buffers
 
 
-def _reducers() -> dict[type, Callable[[Any], Any]]:
+def _own_reducers() -> dict[type, Callable[[Any], Any]]:
     """Return how to take apart what would otherwise travel in the stream, and not be read-only memory behind it (H1)."""
-    table: dict[type, Callable[[Any], Any]] = {memoryview: _reduce_view}
+    table = reducers()
     numpy = sys.modules.get("numpy")
     if hasattr(numpy, "memmap"):
-        table[numpy.ndarray] = table[numpy.memmap] = reduce_array  # type: ignore[union-attr]
+        table[numpy.memmap] = reduce_array  # type: ignore[union-attr]
     arrays = sys.modules.get("shoal._memory.arrays")
     if hasattr(arrays, "SharedArray"):
         table[arrays.SharedArray] = reduce_array  # type: ignore[union-attr]
     return table
-
-
-def reduce_array(given: Any) -> Any:
-    """As a buffer whatever its layout and dtype, where numpy makes bytes of some; of a shared array just its part."""
-    import numpy as np
-
-    plain = given.view(np.ndarray)
-    if plain.dtype.hasobject or not plain.dtype.itemsize:
-        return plain.__reduce_ex__(5)
-    if not plain.flags.forc:
-        plain = plain.copy()
-    order = "C" if plain.flags.c_contiguous else "F"
-    flat = plain.reshape(-1, order=order).view("u1")
-    return _array, (pickle.PickleBuffer(flat), plain.dtype, plain.shape, order)
-
-
-def _array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any) -> Any:
-    import numpy as np
-
-    if not len(buffer):
-        return np.ndarray(shape, dtype, buffer, order=order)
-    # The way above would look through a read-only view, and let its user set the array writable.
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-def _reduce_view(view: memoryview) -> tuple[Any, ...]:
-    flat = view if view.c_contiguous else memoryview(view.tobytes())
-    memoryview(b"").cast(
-        cast("Any", view.format)
-    )  # a format of numpy's could not be cast to by the reader: refused here
-    return _view, (pickle.PickleBuffer(flat), view.format, view.shape)
-
-
-def _view(flat: Any, form: str, shape: tuple[int, ...]) -> memoryview:
-    seen = memoryview(flat).cast("B")
-    return seen.cast(form, shape) if all(shape) else seen.cast(form)  # type: ignore[call-overload,no-any-return]
 
 
 def _load(whole: memoryview) -> Any:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, cast
 
+from shoal._memory.reducers import REFUSALS, Sink, reducers
 from shoal._os.interpreter import is_worker
 from shoal._wire.courier import shared_segment
 from shoal._wire.frames import LARGE_BYTES, Buffer, parts_of
@@ -33,9 +34,6 @@ Payload = bytes | tuple[bytes | None, int, int]
 ARGUMENTS = "an argument of"
 #: What is being packed: words, and the callable they are about: ("the result of", f).
 What = tuple[str, Any]
-
-#: Errors by which a pickler says "not this object"; anything else in it is the object's own failure.
-_REFUSALS = (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError, RuntimeError)
 
 
 def _dumps(obj: Any, keep: Callable[[pickle.PickleBuffer], bool] | None, *, by_value: bool) -> bytes:
@@ -157,28 +155,12 @@ def frozen(buffer: Any) -> Any:
     return Stream([b"".join(parts_of(buffer))])
 
 
-class _Sink:
-    """A file for a pickler that keeps what is written instead of copying it together."""
-
-    __slots__ = ("parts", "write")
-
-    def __init__(self) -> None:
-        self.parts: list[Buffer] = []
-        self.write = self.parts.append
-
-
 def _pack_stream(obj: Any, buffers: list[Any]) -> Payload:
     """As `pack`, for an object with large bytes, memoryviews or unusual arrays in it: those are not copied here."""
     found: list[Buffer] = []
-    sink = _Sink()
+    sink = Sink()
     pickler = pickle.Pickler(sink, 5, buffer_callback=_collector(found))
-    own: dict[type, Any] = {memoryview: _reduce_view}
-    numpy = sys.modules.get("numpy")
-    if hasattr(numpy, "ndarray"):
-        from shoal._memory.shared import reduce_array
-
-        own[numpy.ndarray] = reduce_array  # type: ignore[union-attr]
-    pickler.dispatch_table = ChainMap(own, cast("Any", copyreg.dispatch_table))
+    pickler.dispatch_table = ChainMap(reducers(), cast("Any", copyreg.dispatch_table))
     pickler.dump(obj)
     stream = Stream(sink.parts)
     if stream.nbytes < LARGE_BYTES:
@@ -189,18 +171,6 @@ def _pack_stream(obj: Any, buffers: list[Any]) -> Payload:
     buffers.append(stream)
     buffers += found
     return None, len(buffers) - len(found) - 1, len(found) + 1
-
-
-def _reduce_view(view: memoryview) -> tuple[Any, ...]:
-    flat = view if view.c_contiguous else memoryview(view.tobytes()).cast("B")
-    return _view, (pickle.PickleBuffer(flat), view.format, view.shape)
-
-
-def _view(buffer: Any, form: str, shape: tuple[int, ...]) -> memoryview:
-    flat = memoryview(buffer).cast("B")
-    if 0 in shape:  # no cast makes an empty view of several dimensions
-        return flat.cast(form)  # type: ignore[call-overload, no-any-return]
-    return flat.cast(form, shape) if len(shape) != 1 else flat.cast(form)  # type: ignore[call-overload, no-any-return]
 
 
 def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What, first: BaseException) -> bytes:
@@ -216,7 +186,7 @@ def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What,
     except KeyboardInterrupt:
         raise
     except BaseException as second:
-        refusal = first if isinstance(first, _REFUSALS) else second
+        refusal = first if isinstance(first, REFUSALS) else second
         raise refused(obj, what, refusal) from first
 
 
@@ -229,7 +199,7 @@ def _dumps_shared(obj: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> byte
     from multiprocessing import process
     from multiprocessing.reduction import ForkingPickler
 
-    sink, found = _Sink(), list[pickle.PickleBuffer]()
+    sink, found = Sink(), list[pickle.PickleBuffer]()
     # Positions, because its signature names none; they are those of `pickle.Pickler`.
     ForkingPickler(sink, 5, True, found.append).dump(obj)
     shared = _WithKey(b"".join(sink.parts), bytes(process.current_process().authkey), found)
@@ -306,7 +276,7 @@ def pack_spawning(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: 
         before = context.get_spawning_popen()
         context.set_spawning_popen(_Spawning())
         found: list[Buffer] = []
-        sink = _Sink()
+        sink = Sink()
         try:
             # Positions, because its signature names none; they are those of `pickle.Pickler`.
             ForkingPickler(sink, 5, True, _collector(found)).dump(obj)
@@ -334,7 +304,7 @@ def pack_plain(items: Any) -> bytes | Stream | None:
     Returns None when it holds anything else, or cannot be pickled so: then each item goes by itself,
     which lets the other end tell which one explodes.
     """
-    sink = _Sink()
+    sink = Sink()
     try:
         _Spotter(sink, 5).dump(items)
     except Exception:  # not plain, or too deep: packing one by one finds whose
