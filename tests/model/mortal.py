@@ -17,7 +17,7 @@ from typing import Any
 
 from shoal._memory.page import COMMITTED, FAULT_OFFSET, Page
 from shoal._os.memory import memory_file
-from shoal._pool.batching import Pace
+from shoal._pool.batching import SOON, Pace
 from shoal._pool.dispatcher import Dispatcher, Span
 from shoal._settings import TaskOptions
 from shoal._wire import codec, remote
@@ -92,6 +92,8 @@ class Job:
         self.keys, self.items, self.single, self.timed = keys, items, single, timed
         self.options = TaskOptions(timeout=LIMIT_S if timed else None)
         self.pace = Pace()
+        self.pace.cost_s = 1e-6  # known to be short: one worker gets them all
+        self.grain = SOON
         self.given_up = False
 
     def message(self, span: Span) -> m.Message:
@@ -99,7 +101,8 @@ class Job:
             return m.TASK, span.id, FUNCTION_ID, codec.pack(((self.items[0],), {}), [], ("", None))
         whole = codec.pack_plain(self.items)
         payload: Any = whole if whole is not None else [codec.pack(one, [], ("", None)) for one in self.items]
-        return m.CHUNK, span.id, FUNCTION_ID, span.start, False, self.timed, whole is not None, payload
+        stretch_ns = 0 if self.timed else int(self.grain.stretch_s * 1e9)
+        return m.CHUNK, span.id, FUNCTION_ID, span.start, False, stretch_ns, whole is not None, payload
 
 
 class Words:

@@ -42,8 +42,9 @@ class Engine:
             task.given_up = True
         return True
 
-    def call_later(self, callback):
-        self.to_call.append(callback)
+    @property
+    def callbacks(self):
+        return SimpleNamespace(add=self.to_call.append)
 
 
 class Scene:

@@ -189,7 +189,7 @@ def cancel(key):
 
 @pytest.fixture
 def lives(monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "share", lambda pace, held_s, waiting, workers: waiting)
+    monkeypatch.setattr(dispatcher_module, "share", lambda pace, grain, held_s, waiting, workers: waiting)
 
     def every_life(program, act):
         """Yield every life of `program` in which the pool acts once."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shoal._pool.batching import Pace
+from shoal._pool.batching import WHOLE, Grain, Pace
 from shoal._pool.dispatcher import Dispatcher, Span
 from tests.model.explore import Step
 
@@ -27,6 +27,7 @@ class WorldJob:
     name: str
     size: int
     pace: Pace = field(default_factory=Pace)
+    grain: Grain = WHOLE
     given_up: bool = False
     settled: list[str] = field(default_factory=list)  # "" or how
     aside: set[int] = field(default_factory=set)

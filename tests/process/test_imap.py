@@ -288,6 +288,17 @@ def test_work_sent_to_a_worker_while_it_was_stuck_is_taken_back_too(pool_factory
     blocked.result()
 
 
+def test_results_before_a_stuck_one_of_the_same_piece_do_not_wait_for_it(pool_factory, gate):
+    pool = pool_factory(1)
+    quick = t.Log(gate.folder + "/none")
+    assert list(pool.map(_enter_if_gate, [quick] * 200)) == [None] * 200
+    results = pool.imap(_enter_if_gate, [quick] * 60 + [gate] + [quick] * 9, buffersize=70)
+    assert list(itertools.islice(results, 60)) == [None] * 60
+    gate.wait_until_entered()
+    gate.open()
+    assert len(list(results)) == 10
+
+
 @pytest.mark.start_methods("forkserver", "fork")
 def test_two_hundred_thousand_items_take_bounded_memory(pool):
     """Items of a kilobyte: all of them at once would be 200 MB."""

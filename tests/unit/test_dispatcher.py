@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal._pool.batching import Pace
+from shoal._pool.batching import WHOLE, Pace
 from shoal._pool.dispatcher import SILENT_LOSSES, Dispatcher
 
 
@@ -14,6 +14,7 @@ class Job:
     def __init__(self, size, cost_s=1e-4):
         self.size = size
         self.pace = Pace()
+        self.grain = WHOLE
         self.pace.cost_s = cost_s
         self.given_up = False
 

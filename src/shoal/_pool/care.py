@@ -16,12 +16,13 @@ Invariants
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import time
 from collections.abc import Callable
 
-from shoal._memory.page import COMMITTED, DONE
+from shoal._memory.page import COMMITTED, DONE, INDEX, SPAN
 from shoal._os import processes
 from shoal._pool import autopsy
 from shoal._pool.core import Core
@@ -33,6 +34,8 @@ from shoal.errors import Obituary, PoisonTask, TaskTimeout, WorkerDied
 
 #: A worker may sit on unstarted work for this long while others idle.
 RECALL_S = 0.002
+#: A worker that is in one task may sit on results of those before it for about this long.
+FLUSH_S = 0.01
 #: Longest pause between two tries to take work back or to stop a given-up task.
 _SLOWEST_S = 0.05
 
@@ -58,7 +61,8 @@ class Care:
         self._read_worker = read_worker
         self._aside: dict[tuple[int, int], tuple[Job, int]] = {}
         self._condemned: dict[int, Running] = {}  # worker -> (span, task) it is killed for
-        self._looking = False
+        self._look_due = math.inf  # when to look at the busy, by `time.monotonic`
+        self._quiet = 0  # looks in a row at which nobody had got any further
 
     # --- deadlines ------------------------------------------------------------------------------
 
@@ -155,31 +159,55 @@ class Care:
 
     # --- work that sits with the busy -----------------------------------------------------------
 
-    def look(self, pause_s: float = RECALL_S) -> None:
-        """If a worker has more than one task, look at it in a moment: the first may be a long one."""
-        if not self._looking and self._core.dispatcher.loaded():
-            self._looking = True
-            self._core.after(pause_s, lambda: self._look_now(pause_s))
+    def look(self) -> None:
+        """If a worker has more than one task, look at it in a moment: the first may be a long one.
 
-    def _look_now(self, pause_s: float) -> None:
-        """Ask busy workers for unstarted work if others idle, or could be started, and for results they have not sent."""
-        self._looking = False
+        Soon if others could take the rest, else now and then. A look nobody needs takes time from the busy.
+        """
         dispatcher = self._core.dispatcher
-        idle = dispatcher.idle and not dispatcher.waiting
-        room = dispatcher.ready < self._core.options.workers and not dispatcher.waiting
+        if not dispatcher.busy:
+            return
+        idle, room = self._takers()
+        pause_s = min((RECALL_S if idle or room else FLUSH_S) * 2**self._quiet, _SLOWEST_S)
+        due = time.monotonic() + pause_s
+        if due + RECALL_S < self._look_due and dispatcher.loaded():
+            self._look_due = due
+            self._core.after(pause_s, lambda: self._look_now(due))
+
+    def _takers(self) -> tuple[bool, bool]:
+        """Say whether others idle, and whether others could be started, that could take work from the busy."""
+        core = self._core
+        if core.dispatcher.waiting:
+            return False, False
+        return core.dispatcher.idle > 0, core.dispatcher.ready < core.options.workers
+
+    def _look_now(self, due: float) -> None:
+        """Ask busy workers for unstarted work if others can take it, and for results they have not sent."""
+        if due != self._look_due:
+            return  # an earlier look took its place
+        self._look_due = math.inf
+        dispatcher = self._core.dispatcher
+        idle, room = self._takers()
         quiet = True
         for number in dispatcher.loaded():
             worker = self._core.workers.get(number)
             if worker is None or worker.state != "ready":
                 continue
-            done = worker.page.words[DONE]
-            still, worker.seen_done = done == worker.seen_done, done
+            words = worker.page.words
+            seen = words[SPAN], words[INDEX], words[DONE]
+            still, worker.seen = seen == worker.seen, seen
             quiet = quiet and still
             if idle or (room and still):
                 worker.recall()
-            elif still and worker.page.words[COMMITTED]:
+            elif still and (words[COMMITTED] or self._holds_results(number, seen)):
                 worker.flush()
-        self.look(min(2 * pause_s, _SLOWEST_S) if quiet else RECALL_S)
+        self._quiet = min(self._quiet + 1, 8) if quiet else 0
+        self.look()
+
+    def _holds_results(self, number: int, seen: tuple[int, int, int]) -> bool:
+        """Say whether a worker that is in one task has not told of those before it in the same span."""
+        span = self._core.dispatcher.owes(number, seen[0])
+        return span is not None and span.start < seen[1] < span.stop
 
     # --- verdicts -------------------------------------------------------------------------------
 

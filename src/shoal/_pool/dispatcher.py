@@ -97,6 +97,11 @@ class Dispatcher:
         return len(self._idle)
 
     @property
+    def busy(self) -> int:
+        """Workers that have something to do."""
+        return len(self._slots) - len(self._idle)
+
+    @property
     def has_work(self) -> bool:
         """Whether anything waits or is in flight."""
         return bool(self.waiting) or any(slot.in_flight for slot in self._slots.values())
@@ -216,7 +221,7 @@ class Dispatcher:
             if span.dropped:
                 backlog.popleft()
                 continue
-            count = share(span.job.pace, slot.held_s, self.waiting, len(self._slots))
+            count = share(span.job.pace, span.job.grain, slot.held_s, self.waiting, len(self._slots))
             if slot.allowance is not None:
                 count = min(count, slot.allowance)
             if count == 0:  # nothing for this one now; it asks again when it has finished something
@@ -233,8 +238,10 @@ class Dispatcher:
             span = piece
         self._last_id += 1
         span.id = self._last_id
-        cost_s = span.job.pace.cost_s
-        span.cost_s = UNKNOWN_S if cost_s is None else cost_s
+        pace = span.job.pace
+        pace.handed_over += 1
+        pace.largest = max(pace.largest, count)
+        span.cost_s = UNKNOWN_S if pace.cost_s is None else pace.cost_s
         span.worker = slot.number
         span.sent = False
         self.waiting -= len(span)
@@ -251,7 +258,7 @@ class Dispatcher:
 
     def _feed(self, slot: Slot) -> None:
         """Note whether a slot that holds something may be given more."""
-        if slot.retiring or slot.held_s >= PREFETCH_S:
+        if slot.retiring or slot.held_s > PREFETCH_S:
             self._hungry.pop(slot.number, None)
         else:
             self._hungry[slot.number] = slot
@@ -269,6 +276,7 @@ class Dispatcher:
         if slot is None or span is None or first != span.start or span.start + count > span.stop:
             return None
         span.start += count
+        span.job.pace.tasks += count
         slot.held_s -= count * span.cost_s
         if span.start == span.stop:
             del slot.in_flight[span_id]
@@ -282,6 +290,7 @@ class Dispatcher:
         if slot is None or span is None or not span.start <= first < span.stop:
             return
         slot.held_s -= (span.stop - first) * span.cost_s
+        span.job.pace.taken_back += span.stop - first
         if slot.allowance is not None:
             slot.allowance += span.stop - first
         if first == span.start:

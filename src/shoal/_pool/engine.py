@@ -15,8 +15,7 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
-import os
+import math
 import threading
 import time
 from collections import deque
@@ -24,8 +23,10 @@ from collections.abc import Callable
 from concurrent.futures._base import LOGGER
 from typing import Any
 
+from shoal._os import cpus
 from shoal._os.interpreter import main_module
 from shoal._pool import interrupts, program
+from shoal._pool.callbacks import Callbacks
 from shoal._pool.core import Core
 from shoal._pool.deaths import Deaths
 from shoal._pool.depot import Depot
@@ -48,12 +49,13 @@ BURST_S = 100e-6
 BURST_READ_S = 500e-6
 #: After a burst the background thread takes over within this time.
 BURST_OVER_S = 1e-3
-#: A caller that leaves with its result gives callbacks that are due at most this long.
-_CALLBACKS_S = 0.02
 #: After the end, whoever still waits looks again this often: what it waits for is being told by another thread.
 _LAST_WORDS_S = 0.01
-#: A waiting caller looks this long before it sleeps: waking up costs more.
+#: A waiting caller looks this long before it sleeps, while a processor has nothing else to do: waking up costs more.
 SPIN_S = 50e-6
+#: While a caller reads, the background thread looks after this time, and twice as late each time, whether it left.
+_STEP_IN_S = 0.01
+_STEP_IN_LATEST_S = 1.0
 
 
 class Engine:
@@ -64,6 +66,7 @@ class Engine:
         self.main_is_lost = main_module().kind == "none"
         boot = self._boot_payload(options)  # may refuse; nothing is open yet
         self.core = Core(options)
+        self.callbacks = Callbacks(self.core.poller.nudge)
         self.foreign = False
         self.closed = threading.Event()
         self.interrupted = False
@@ -71,12 +74,9 @@ class Engine:
         self.started = time.monotonic()
         self.functions = FunctionBook(main_is_lost=self.main_is_lost)
         self.role = Role()
-        self._spins = (os.cpu_count() or 1) > 1
-        self._called_back = threading.Event()  # set when no callback is due
-        self._callbacks_late = False
-        self._ended = False  # the background thread calls nobody back any more
+        self._cpus = cpus.usable_cpus()
+        self._stepping_in = 0.0  # when the background thread looks by itself, by `time.monotonic`
         self._asked: deque[Callable[[], None]] = deque()  # for the pump, from any thread
-        self._callbacks: deque[Callable[[], None]] = deque()
         self._submitted = 0.0  # when the last task was submitted
         self._read = 0.0  # when somebody last read
         self._burst = False
@@ -247,84 +247,75 @@ class Engine:
                     self._burst = False
                     self.core.poller.unmask()
                     self.role.leave()
-                    if self.core.timers.wait_s() is not None:
-                        self.core.poller.wake()  # the background thread has not been counting
-            if self._callbacks:
-                self._let_callbacks_run()
+                    self._leave_timers()
+            if self.callbacks and threading.current_thread() is not self._thread:
+                self.callbacks.give_time()
         except KeyboardInterrupt:
             self.interrupted = True
             raise
         return True
 
+    def _leave_timers(self) -> None:
+        """Leave what is due later to the background thread, which has not been counting. Woken only if it would be late."""
+        due_s = self.core.timers.wait_s()
+        if due_s is not None and time.monotonic() + due_s + _STEP_IN_S < self._stepping_in:
+            self.core.poller.wake()
+
+    def _spin_s(self) -> float:
+        return SPIN_S if self.core.dispatcher.busy < self._cpus else 0.0  # else it would take the time from a worker
+
     def _read_until(self, ready: Callable[[], bool], limit: float | None, shield: interrupts.Shield) -> None:
         if self.closed.is_set():
             return
         self.core.poller.mask()
-        spin_s = SPIN_S if self._spins else 0.0
-        spin_until = time.monotonic() + spin_s
+        spin_until = time.monotonic() + self._spin_s()
         while not ready() and not self.closed.is_set():
             now = time.monotonic()
             if limit is not None and now >= limit:
                 return
             if self._pump(0.0 if now < spin_until else _left(limit), shield):
-                spin_until = time.monotonic() + spin_s
+                spin_until = time.monotonic() + self._spin_s()
 
     def _background(self) -> None:
         """Read when nobody waits; serve callbacks, timers and deaths."""
         core = self.core
+        pause_s = _STEP_IN_S
         while not self.closed.is_set():
             if self._burst:
                 core.poller.sleep(BURST_OVER_S)
                 if time.monotonic() - self._submitted > BURST_OVER_S:
                     self._burst = False
                     core.poller.unmask()
+            elif self.role.taken:
+                self._nap(lambda s=pause_s: s)  # type: ignore[misc]
+                pause_s = min(2 * pause_s, _STEP_IN_LATEST_S)
             else:
-                with core.lock:
-                    wait_s = core.timers.wait_s()
-                core.poller.sleep(wait_s)
-                if self._in_burst_now():
-                    continue
-                if self.role.take():
+                pause_s = _STEP_IN_S
+                self._nap(core.timers.wait_s)
+                if not self._in_burst_now() and self.role.take():
                     try:
                         if not self.closed.is_set():
                             self._pump(0.0)
                     finally:
                         self.role.leave()
-                elif not (self.closed.is_set() or self._callbacks or self._burst):
-                    core.poller.sleep(1.0)  # whoever has the role unmasks when leaving; the limit is a backstop
-            self._call_back()
+            self.callbacks.run()
         self.role.await_last()
         core.poller.close()
         self.role.leave()
-        self._ended = True
-        self._call_back()
+        self.callbacks.end()
+
+    def _nap(self, seconds: Callable[[], float | None]) -> None:
+        """Sleep until there is something to read and nobody reads it, or a nudge, or so many seconds passed."""
+        self._stepping_in = math.inf  # before looking at the timers: whoever adds one and then leaves has to wake us
+        with self.core.lock:
+            wait_s = seconds()
+        if wait_s is not None:
+            self._stepping_in = time.monotonic() + wait_s
+        self.core.poller.sleep(wait_s)
+        self._stepping_in = 0.0
 
     def _in_burst_now(self) -> bool:
         return self._burst  # asked again because another thread may have changed it
-
-    def call_later(self, callback: Callable[[], None]) -> None:
-        """Have the background thread call `callback`; here, if that thread has ended. Any thread."""
-        self._called_back.clear()
-        self._callbacks.append(callback)
-        self.core.poller.nudge()
-        if self._ended:
-            self._call_back()
-
-    def _call_back(self) -> None:
-        while self._callbacks:
-            with contextlib.suppress(IndexError):  # two threads may be at it in the end
-                self._callbacks.popleft()()
-        self._called_back.set()
-        self._callbacks_late = False
-
-    def _let_callbacks_run(self) -> None:
-        """Give the background thread a moment, so that callbacks do not lag behind the results of a busy caller.
-
-        Bounded, because a callback may want a lock that the caller holds; after one such case nobody waits until the
-        background thread has caught up.
-        """
-        if threading.current_thread() is not self._thread and not self._callbacks_late:
-            self._callbacks_late = not self._called_back.wait(_CALLBACKS_S)
 
     def _pump(self, timeout: float | None, shield: interrupts.Shield = interrupts.NO_SHIELD) -> bool:
         """Wait for something to happen, and deal with all that has. With the role. True if anything did."""

@@ -106,7 +106,7 @@ class FunctionBook:
             record.named = fn
             return self._store(self._by_identity, id(fn), record)
         held = any(shared_segment(buffer) is not None for buffer in buffers)  # remembering it would keep that alive
-        if held or (not isinstance(payload, bytes) and sum(map(_own_bytes, buffers)) > REMEMBERED_BYTES):
+        if held or (not isinstance(payload, bytes) and sum(map(own_bytes, buffers)) > REMEMBERED_BYTES):
             record = self._new(fn, payload, buffers)
             record.transient = True
             return record
@@ -158,7 +158,7 @@ class FunctionBook:
         return taken
 
 
-def _own_bytes(buffer: Any) -> int:
+def own_bytes(buffer: Any) -> int:
     """Return how much of a buffer has to be sent: nothing of a shared segment."""
     if shared_segment(buffer) is not None:
         return 0

@@ -193,7 +193,7 @@ class Future(concurrent.futures.Future[T]):
                         waiter.add_result(self)
                 condition.notify_all()
         if "_done_callbacks" in made:
-            self._engine.call_later(self.run_callbacks)
+            self._engine.callbacks.add(self.run_callbacks)
 
     def run_callbacks(self) -> None:
         """Call what was added by `add_done_callback`. The background thread only."""

@@ -75,7 +75,8 @@ class Inbox:
             _, span_id, first, count, whole, payload, elapsed_ns = message
             job = self._core.dispatcher.finished(worker.number, span_id, first, count)
             if job is not None:
-                job.pace.learn(count, elapsed_ns / 1e9)
+                if elapsed_ns:
+                    job.pace.learn(count, elapsed_ns / 1e9)
                 worker.tasks_done += count
                 self._deliver(job, first, count, None if whole else False, payload, buffers)
         elif kind == m.FAILED:

@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shoal._pool.batching import SOON, WHOLE, Grain
 from shoal._pool.depot import Repeats
-from shoal._pool.functions import FunctionRecord
+from shoal._pool.functions import FunctionRecord, own_bytes
 from shoal._settings import TaskOptions
 from shoal._wire import codec
 from shoal._wire import messages as m
@@ -70,9 +71,11 @@ class Attempts:
 
 
 class Job:
-    """Common part of all jobs. `pace` and `given_up` are what the dispatcher reads."""
+    """Common part of all jobs. `pace`, `grain` and `given_up` are what the dispatcher reads."""
 
     __slots__ = ("attempts", "fn", "given_up", "options", "pace", "record", "repeats")
+
+    grain: Grain = SOON
 
     def __init__(self, fn: Callable[..., Any], record: FunctionRecord, options: TaskOptions) -> None:
         self.fn: Callable[..., Any] | None = fn  # until the job is done: it may hold much
@@ -201,15 +204,18 @@ class MapJob(Job):
         items = self.take(span.start, span.stop)
         whole = codec.pack_plain(items)
         payload: Any
+        before = len(buffers)
         if whole is None:
             payload = self._pack_each(span, items, buffers)
         elif not isinstance(whole, bytes) or len(whole) >= LARGE_BYTES:
-            payload = None, len(buffers), 1
+            payload = None, before, 1
             buffers.append(whole)
         else:
             payload = whole
-        timed = self.options.timeout is not None
-        return [(m.CHUNK, span.id, function_id, span.start, self.star, timed, whole is not None, payload)]
+        self.pace.weigh(len(items), _pickled_bytes(payload) + sum(map(own_bytes, buffers[before:])))
+        # A clock runs for each: then they are announced, and reported, one by one.
+        stretch_ns = 0 if self.options.timeout is not None else int(self.grain.stretch_s * 1e9)
+        return [(m.CHUNK, span.id, function_id, span.start, self.star, stretch_ns, whole is not None, payload)]
 
     def _pack_each(self, span: Span, items: Sequence[Any], buffers: list[Any]) -> list[codec.Payload]:
         payloads = []
@@ -241,6 +247,8 @@ class ListJob(MapJob):
     """A map over a known sequence; results are kept in order until the end."""
 
     __slots__ = ("errors", "items", "results", "settled")
+
+    grain = WHOLE
 
     def __init__(
         self,
@@ -339,6 +347,13 @@ def _note(job: MapJob, index: int, error: BaseException) -> None:
     with contextlib.suppress(Exception):  # a class may refuse attributes; the note is not worth an error
         if not any(note.startswith("in task ") for note in getattr(error, "__notes__", ())):
             error.add_note(f"in task {index} of the map: {job.label(index)}")
+
+
+def _pickled_bytes(payload: Any) -> int:
+    """Return how much of a payload, or a list of payloads, is not in buffers."""
+    if isinstance(payload, list):
+        return sum(map(_pickled_bytes, payload))
+    return len(payload) if isinstance(payload, bytes) else len(payload[0] or b"")
 
 
 def describe_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shoal._pool.batching import HOLD_S
+from shoal._pool.batching import SOON
 from shoal._pool.jobs import FAILED, PENDING, POOL_WIDE, ListJob, MapJob, StreamJob
 from shoal._settings import ErrorMode, TaskOptions
 
@@ -194,7 +194,7 @@ class Stream:
         least = _LEAST_PER_WORKER * self._workers
         if not cost_s:
             return least
-        return max(least, min(int(4 * HOLD_S * self._workers / cost_s), _MOST_BUFFERED))
+        return max(least, min(int(4 * SOON.hold_s * self._workers / cost_s), _MOST_BUFFERED))
 
     def _full(self) -> bool:
         return self._pushed - self._taken >= self._limit()

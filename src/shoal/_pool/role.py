@@ -31,6 +31,11 @@ class Role:
         """Whether this thread leads."""
         return self._leader == threading.get_ident()
 
+    @property
+    def taken(self) -> bool:
+        """Whether somebody leads."""
+        return self._lead.locked()
+
     def take(self) -> bool:
         """Lead, if nobody does. Does not block."""
         if not self._lead.acquire(blocking=False):

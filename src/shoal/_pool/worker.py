@@ -50,7 +50,7 @@ class WorkerHandle:
         self.generation = 0  # failed starts that had been reported when it was told to boot
         self.orphaned = False  # its template died, so nobody will tell how it ended
         self.status: processes.ExitStatus | None = None
-        self.seen_done = -1  # tasks done at the last look at it
+        self.seen: tuple[int, int, int] | None = None  # where it was at the last look at it
         self.known: set[int] = set()
         self.to_forget: set[int] = set()
         self.unsent: deque[Span] = deque()  # handed over, to be encoded and sent; appended with the engine's lock held

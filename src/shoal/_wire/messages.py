@@ -10,8 +10,9 @@ To the worker, on the data socket
     (FUNCTION, function_id, payload)                  before the first task that needs it
     (FORGET, function_id)
     (TASK, span_id, function_id, payload)             payload: (args, kwargs)
-    (CHUNK, span_id, function_id, first, star, timed, whole, payload)
-                                                      whole: payload is a list of items
+    (CHUNK, span_id, function_id, first, star, stretch_ns, whole, payload)
+                                                      stretch_ns: report after about that time; 0: each
+                                                      whole: payload is a list of items, or a range
                                                       else: payload is a list of payloads
     (STOP,)                                           after this the worker touches no channel
 
@@ -26,6 +27,7 @@ From the worker, on the data socket
                                                       "unknown" (it cannot be loaded); payload: an error
     (DONE, span_id, payload, elapsed_ns)              one task finished
     (PART, span_id, first, count, whole, payload, elapsed_ns)
+                                                      elapsed_ns: 0 if it cannot be told yet
     (FAILED, span_id, index, payload, elapsed_ns)     that one failed; payload: an error
     (UNKNOWN, span_id, index, payload, function_id)   its function cannot be loaded here; payload: an error
     (HANDBACK, span_id, first)                        from `first` on nothing was started

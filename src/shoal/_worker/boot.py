@@ -179,7 +179,7 @@ def _watch(control: int, worker: Worker) -> None:
                 if m.RECALL in asked:
                     worker.recall()
                 elif m.FLUSH in asked:
-                    worker.reporter.flush()
+                    worker.flush()
             except OSError:
                 break
         # The pool is gone, without a word. What the task started goes with us.

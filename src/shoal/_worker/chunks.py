@@ -8,7 +8,8 @@ Invariants
     K2  A stretch is claimed with the reporter's lock held before it runs. What is not claimed may be taken back, and of
         the stretch that runs what the loop has not fetched yet: it is cut off the very list the loop walks, and the
         walk's own position, looked at after the cut, says what was fetched before it.
-    K3  Every claimed item is reported once, in order: in a PART or by a FAILED.
+    K3  Every claimed item is reported once, in order: in a PART or by a FAILED. Of the stretch that runs the watcher may
+        report what is finished, with the reporter's lock held; the loop reports what that did not.
 """
 
 from __future__ import annotations
@@ -24,10 +25,6 @@ from shoal._wire.frames import LARGE_BYTES, Buffer
 from shoal._worker.functions import FunctionMissing, FunctionTable
 from shoal._worker.reporting import DEFER_NS, Reporter
 
-#: A stretch takes about this long: short enough to report soon, long enough to cost little. Measured: waking the program for
-#: a report costs it about 50 us; what waits behind a long item is taken back, so a longer stretch delays nobody.
-STRETCH_NS = 2_000_000
-
 _clock = time.monotonic_ns
 
 
@@ -35,20 +32,24 @@ class Stretcher:
     """How many items make a stretch; kept by the worker from chunk to chunk."""
 
     def __init__(self) -> None:
-        self.length = 1
+        self._tried = 1  # items of the stretch that the estimate is from
+        self._item_ns = 0
 
-    def learn(self, count: int, elapsed_ns: int) -> None:
-        if count >= self.length:
-            self.length = max(1, min(count * STRETCH_NS // max(elapsed_ns, 1), 8 * self.length))
-        elif elapsed_ns > STRETCH_NS:
-            self.length = max(1, count * STRETCH_NS // elapsed_ns)
+    def length(self, stretch_ns: int) -> int:
+        """Return how many items probably take `stretch_ns`; at most eight times as many as were tried."""
+        return max(1, min(stretch_ns // max(self._item_ns, 1), 8 * self._tried)) if self._item_ns else 1
+
+    def learn(self, count: int, elapsed_ns: int, stretch_ns: int) -> None:
+        """Take in what a stretch took. One that was cut short by the chunk's end tells little."""
+        if count >= self._tried or elapsed_ns > stretch_ns:
+            self._tried, self._item_ns = count, max(1, elapsed_ns // count)
 
 
 class Chunk:
     """One CHUNK message on its way through the worker."""
 
     def __init__(self, message: m.Message, buffers: list[Any], page: Page, reporter: Reporter) -> None:
-        _, self.span, self._function_id, self._first, self._star, self._timed, self._whole, self._payload = message
+        _, self.span, self._function_id, self._first, self._star, self._stretch_ns, self._whole, self._payload = message
         self._buffers = buffers
         self._page = page
         self._words = page.words
@@ -57,7 +58,9 @@ class Chunk:
         self._stop = self._first  # items from here on are not ours (yet, or any more)
         self._fn: Callable[..., Any]
         self._items: Any = ()
-        self._walk: tuple[int, list[Any], Iterator[Any]] | None = None  # (first index, items, position) of the stretch
+        #: The stretch that runs: (index of its first item, items, position, results so far), and how many of these were told.
+        self._walk: tuple[int, list[Any], Iterator[Any], list[Any]] | None = None
+        self._told = 0
 
     def run(self, functions: FunctionTable, stretcher: Stretcher) -> None:
         """Run every item that is not taken back. Raises FunctionMissing before any of them ran."""
@@ -74,17 +77,17 @@ class Chunk:
         while True:
             with self._reporter.lock:
                 start = self._claimed
-                stop = self._claimed = min(self._stop, start + (1 if self._timed else stretcher.length))
+                stop = self._claimed = min(self._stop, start + stretcher.length(self._stretch_ns))
             if start >= stop:
                 return
             began = _clock()
             self._stretch(start, stop, functions)
-            stretcher.learn(stop - start, _clock() - began)
+            stretcher.learn(stop - start, _clock() - began, self._stretch_ns)
 
     def hand_back(self) -> m.Message | None:
         """Give up the items that are not started; with the reporter's lock held (K2)."""
         if self._walk is not None:
-            at, items, position = self._walk
+            at, items, position, _ = self._walk
             fetched = _fetched(position)
             if fetched is not None:
                 del items[fetched:]
@@ -95,6 +98,18 @@ class Chunk:
             return None
         self._stop = self._claimed
         return (m.HANDBACK, self.span, self._stop)
+
+    def finished(self) -> m.Message | None:
+        """Return what the running stretch has finished and not told, if plain data; with the reporter's lock held (K3)."""
+        if self._walk is None:
+            return None
+        at, _, _, results = self._walk
+        new = results[self._told :]
+        packed = codec.pack_plain(new) if new else None
+        if not isinstance(packed, bytes) or len(packed) >= LARGE_BYTES:
+            return None
+        first, self._told = at + self._told, self._told + len(new)
+        return (m.PART, self.span, first, len(new), True, packed, 0)
 
     def _announce(self, index: int) -> int:
         now = _clock()
@@ -120,18 +135,21 @@ class Chunk:
             with self._reporter.lock:
                 items = list(self._items[at - self._first : min(stop, self._claimed) - self._first])
                 position = iter(items)
-                self._walk = at, items, position
+                self._walk = at, items, position, results
             try:
                 self._loop(position, at, results.append)
             except BaseException as error:
                 failure = error
             with self._reporter.lock:
                 self._walk = None
+                told, self._told = self._told, 0
             elapsed = _clock() - began
             done = len(results)
             self._words[DONE] += done
-            if done:
-                self._report_results(results, at, elapsed, functions, last=at + done == self._stop)
+            if done > told:
+                # What a result took is the stretch's mean: what was told said nothing of it.
+                share, last = elapsed * (done - told) // done, at + done == self._stop
+                self._report_results(results[told:] if told else results, at + told, share, functions, last=last)
             at += done
             if failure is not None:
                 self._words[DONE] += 1
@@ -143,17 +161,14 @@ class Chunk:
     def _loop(self, items: Iterator[Any], at: int, append: Callable[[Any], None]) -> None:
         fn, words = self._fn, self._words
         if not self._whole:
-            for index, payload in enumerate(items, at):
-                words[INDEX] = index
+            for words[INDEX], payload in enumerate(items, at):
                 item = codec.unpack(payload, self._buffers)
                 append(fn(*item) if self._star else fn(item))
         elif self._star:
-            for index, item in enumerate(items, at):
-                words[INDEX] = index
+            for words[INDEX], item in enumerate(items, at):
                 append(fn(*item))
         else:
-            for index, item in enumerate(items, at):
-                words[INDEX] = index
+            for words[INDEX], item in enumerate(items, at):
                 append(fn(item))
 
     def _report_results(

@@ -1,7 +1,7 @@
 """The worker's loop: take tasks, run them, report.
 
 Role: everything between two frames. Owner: the worker's main thread; the watcher thread may only call
-`Worker.recall` and `Worker.trim`.
+`Worker.recall`, `Worker.flush` and `Worker.trim`.
 
 Invariants
     W1  A task is announced on the page before anything of it is unpickled, so whatever kills the process
@@ -193,11 +193,22 @@ class Worker:
         if self._arena is not None:
             self._arena.trim()
 
+    def flush(self) -> None:
+        """Send what is finished. Called by the watcher thread."""
+        with self.reporter.lock:
+            self.reporter.flush_locked(self._finished())
+
+    def _finished(self) -> list[m.Message]:
+        """Return results of the chunk that runs; with the reporter's lock."""
+        chunk = self._chunk
+        part = chunk.finished() if chunk is not None else None
+        return [] if part is None else [part]
+
     def recall(self) -> None:
         """Send what is finished and hand back what is not started. Called by the watcher thread."""
         with self.reporter.lock:
             self._read_what_is_there()
-            back: list[m.Message] = []
+            back = self._finished()
             kept: list[tuple[m.Message, list[Any]]] = []
             while True:
                 try:
