@@ -26,7 +26,7 @@ Every public name of `shoal`, from its docstring. This page is written by `pytho
 
 #: (heading, names, words before them), in the order of the page.
 SECTIONS: list[tuple[str, list[str], str]] = [
-    ("The default pool", ["map", "imap", "submit", "cpu_count"], "Started at first use, ended with the program."),
+    ("The default pool", ["map", "imap", "submit", "explain", "cpu_count"], "Started at first use, ended with the program."),
     ("Pools", ["Pool", "PoolView"], ""),
     ("Futures", ["Future"], ""),
     (
@@ -34,7 +34,7 @@ SECTIONS: list[tuple[str, list[str], str]] = [
         ["share", "Shared", "empty", "zeros", "full", "array", "SharedArray"],
         "What it is for: [large data](guides/large-data.md). The arrays need numpy.",
     ),
-    ("Looking at a pool", ["PoolStatistics", "WorkerInfo"], ""),
+    ("Looking at a pool", ["PoolStatistics", "WorkerInfo", "Explanation", "FunctionReport", "AutoReport"], ""),
 ]
 
 #: Errors that exist for limits that do not.
@@ -46,7 +46,7 @@ LISTS = ("Args", "Attributes", "Raises")
 
 def annotation(value: Any) -> str:
     text = value if isinstance(value, str) else getattr(value, "__name__", str(value))
-    return text.replace("EllipsisType", "...").replace("snapshots.", "")
+    return text.replace("EllipsisType", "...").replace("snapshots.", "").replace("explaining.", "")
 
 
 def parameter(one: inspect.Parameter) -> str:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from shoal._memory.arrays import full as full
     from shoal._memory.arrays import zeros as zeros
     from shoal._memory.shared import Shared, share
-    from shoal._pool.default import cpu_count, imap, map, submit
+    from shoal._pool.default import cpu_count, explain, imap, map, submit
     from shoal._pool.executor import Pool, PoolView
+    from shoal._pool.explaining import AutoReport, Explanation, FunctionReport
     from shoal._pool.future import Future
     from shoal._pool.snapshots import PoolStatistics, WorkerInfo
     from shoal.errors import (
@@ -54,7 +55,10 @@ __version__ = "0.1.0"
 
 # Without what needs numpy (`array`, `empty`, `full`, `zeros`, `SharedArray`): a star import has to work without it.
 __all__ = [
+    "AutoReport",
     "Cancelled",
+    "Explanation",
+    "FunctionReport",
     "Future",
     "InitializerFailed",
     "MainGuardMissing",
@@ -78,6 +82,7 @@ __all__ = [
     "WorkerDied",
     "WorkerInfo",
     "cpu_count",
+    "explain",
     "imap",
     "map",
     "share",
@@ -85,6 +90,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AutoReport": "shoal._pool.explaining",
+    "Explanation": "shoal._pool.explaining",
+    "FunctionReport": "shoal._pool.explaining",
     "Future": "shoal._pool.future",
     "Pool": "shoal._pool.executor",
     "PoolStatistics": "shoal._pool.snapshots",
@@ -96,6 +104,7 @@ _HOMES = {
     "cpu_count": "shoal._pool.default",
     "empty": "shoal._memory.arrays",
     "full": "shoal._memory.arrays",
+    "explain": "shoal._pool.default",
     "imap": "shoal._pool.default",
     "map": "shoal._pool.default",
     "share": "shoal._memory.shared",

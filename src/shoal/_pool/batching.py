@@ -54,11 +54,12 @@ MOST_BYTES = 16 << 20
 class Pace:
     """What one call of a function costs and its argument weighs, learned while running; and how it was handed out."""
 
-    __slots__ = ("cost_s", "handed_over", "item_bytes", "largest", "taken_back", "tasks")
+    __slots__ = ("cost_s", "grain", "handed_over", "item_bytes", "largest", "taken_back", "tasks")
 
     def __init__(self) -> None:
         self.cost_s: float | None = None
         self.item_bytes = 0.0
+        self.grain = SOON  # of the job that was handed out last
         self.tasks = 0  # finished, whether well or not
         self.handed_over = 0  # pieces given to workers
         self.largest = 0  # tasks in the largest of them

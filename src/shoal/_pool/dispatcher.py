@@ -8,7 +8,7 @@ is a job of many. A span is cut when it is handed over, so a map of a million it
 
 Invariants
     D1  Each unsettled task of a job is in exactly one of: backlog, in flight with one worker, set aside
-        (waiting for a retry, outside the dispatcher).
+        (waiting for a retry, outside the dispatcher), claimed by the caller, who runs it itself.
     D2  A worker that is not on the roster has nothing in flight.
     D3  A task settles once: what arrives under a span id that is not in flight with that very worker
         is not for anybody.
@@ -84,6 +84,7 @@ class Dispatcher:
         self._hungry: dict[int, Slot] = {}  # something in flight, may be given more
         self._last_id = 0
         self.waiting = 0  # tasks in the backlog
+        self.claimed = 0  # tasks that callers run themselves
 
     # --- what others read ---------------------------------------------------------------------
 
@@ -103,8 +104,8 @@ class Dispatcher:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything waits or is in flight."""
-        return bool(self.waiting) or any(slot.in_flight for slot in self._slots.values())
+        """Whether anything waits, is in flight or claimed."""
+        return bool(self.waiting or self.claimed) or any(slot.in_flight for slot in self._slots.values())
 
     def in_flight(self, number: int) -> int:
         """Return how many tasks worker `number` owes."""
@@ -158,6 +159,25 @@ class Dispatcher:
         if span.start < span.stop and not span.job.given_up:
             self._backlog.appendleft(span)
             self.waiting += span.stop - span.start
+
+    def claim(self, job: Job, most: int) -> tuple[int, int] | None:
+        """Take up to `most` tasks of `job` off the backlog's front for the caller to run: (start, stop), or None.
+
+        Only while no worker could: they are for who has to wait for the first one.
+        """
+        backlog = self._backlog
+        while backlog and backlog[0].dropped:
+            backlog.popleft()
+        if self._slots or not backlog or backlog[0].job is not job:
+            return None
+        span = backlog[0]
+        start, stop = span.start, min(span.stop, span.start + most)
+        self.claimed += stop - start
+        self.waiting -= stop - start
+        span.start = stop
+        if start + most >= span.stop:
+            backlog.popleft()
+        return start, stop
 
     # --- workers come and go --------------------------------------------------------------------
 
@@ -239,6 +259,7 @@ class Dispatcher:
         self._last_id += 1
         span.id = self._last_id
         pace = span.job.pace
+        pace.grain = span.job.grain
         pace.handed_over += 1
         pace.largest = max(pace.largest, count)
         span.cost_s = UNKNOWN_S if pace.cost_s is None else pace.cost_s

@@ -15,15 +15,13 @@ Invariants
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures._base import LOGGER
 from typing import Any
 
-from shoal._os import cpus
 from shoal._os.interpreter import main_module
 from shoal._pool import interrupts, program
 from shoal._pool.callbacks import Callbacks
@@ -36,26 +34,11 @@ from shoal._pool.future import Future
 from shoal._pool.inbox import Inbox
 from shoal._pool.jobs import Job, Task
 from shoal._pool.outbox import Outbox
-from shoal._pool.role import Role
+from shoal._pool.reader import Reader
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import PoolOptions, TaskOptions
 from shoal._wire import codec
 from shoal.errors import PoolClosed
-
-#: Submits that follow each other within this time are a burst: the submitting thread reads for itself, because
-#: waking the background thread for each result would cost more than the result.
-BURST_S = 100e-6
-#: How often it reads during a burst.
-BURST_READ_S = 500e-6
-#: After a burst the background thread takes over within this time.
-BURST_OVER_S = 1e-3
-#: After the end, whoever still waits looks again this often: what it waits for is being told by another thread.
-_LAST_WORDS_S = 0.01
-#: A waiting caller looks this long before it sleeps, while a processor has nothing else to do: waking up costs more.
-SPIN_S = 50e-6
-#: While a caller reads, the background thread looks after this time, and twice as late each time, whether it left.
-_STEP_IN_S = 0.01
-_STEP_IN_LATEST_S = 1.0
 
 
 class Engine:
@@ -67,19 +50,13 @@ class Engine:
         boot = self._boot_payload(options)  # may refuse; nothing is open yet
         self.core = Core(options)
         self.callbacks = Callbacks(self.core.poller.nudge)
+        self.reader = Reader(self.core, self.callbacks, self._pump, self.check_open)
+        self.wait, self.closed = self.reader.wait, self.reader.closed
         self.foreign = False
-        self.closed = threading.Event()
-        self.interrupted = False
         self.abandoned = False
         self.started = time.monotonic()
         self.functions = FunctionBook(main_is_lost=self.main_is_lost)
-        self.role = Role()
-        self._cpus = cpus.usable_cpus()
-        self._stepping_in = 0.0  # when the background thread looks by itself, by `time.monotonic`
         self._asked: deque[Callable[[], None]] = deque()  # for the pump, from any thread
-        self._submitted = 0.0  # when the last task was submitted
-        self._read = 0.0  # when somebody last read
-        self._burst = False
         self.depot = Depot(self.core, lambda worker: self.outbox.send(worker))  # noqa: PLW0108 - made after it
         self.fleet = Fleet(
             self.core,
@@ -95,9 +72,8 @@ class Engine:
         self.care = self.inbox.care
         self.outbox = Outbox(self.core, self.care, self.depot)
         self.deaths = Deaths(self.core, self.inbox)
-        self._thread = threading.Thread(target=self._background, name="shoal-pool", daemon=True)
         program.engines.add(self)
-        self._thread.start()
+        self.reader.start()
 
     def _boot_payload(self, options: PoolOptions) -> BootPayload | None:
         """Pickle the initializer and its arguments; a forked worker inherits them instead."""
@@ -127,6 +103,7 @@ class Engine:
         try:
             with core.lock:
                 self.check_open()
+                self.fleet.allow(core.options.workers)
                 core.counters.submitted += 1
                 task.span = core.dispatcher.add(task, 0, 1)
                 if core.dispatcher.idle:  # who is busy gets more when it reports, several tasks to a frame
@@ -140,34 +117,15 @@ class Engine:
         except (KeyboardInterrupt, SystemExit):
             self._catch_up()
             raise
-        now, before = time.monotonic(), self._submitted
-        self._submitted = now
-        if now - before < BURST_S:
-            self._in_burst(now)
+        self.reader.submitted()
 
-    def _in_burst(self, now: float) -> None:
-        """Read now and then between submits."""
-        if not self._burst:
-            self._read = now
-            self.core.poller.mask()
-            self._burst = True  # after masking: the background thread unmasks whenever it finds this set for too long
-            self.core.poller.nudge()
-        elif now - self._read > BURST_READ_S:
-            with interrupts.deferred() as shield:
-                if self.role.take():
-                    try:
-                        if not self.closed.is_set():
-                            self._pump(0.0, shield)
-                    finally:
-                        self.role.leave()
-            self._read = time.monotonic()
-
-    def submit_many(self, job: Job, start: int, stop: int) -> None:
-        """Queue tasks `start..stop` of a job. Any thread."""
+    def submit_many(self, job: Job, start: int, stop: int, workers: int | None = None) -> None:
+        """Queue tasks `start..stop` of a job; start up to `workers` workers for them, None is all there may be. Any thread."""
         handed: list[WorkerHandle] = []
         try:
             with self.core.lock:
                 self.check_open()
+                self.fleet.allow(workers or self.core.options.workers)
                 self.core.counters.submitted += stop - start
                 self.core.dispatcher.add(job, start, stop)
                 handed = self.outbox.hand_out()
@@ -177,6 +135,30 @@ class Engine:
         except (KeyboardInterrupt, SystemExit):
             self._catch_up()
             raise
+
+    def vacancies(self) -> tuple[int, int]:
+        """Return how many workers could begin something at once, and how many more could be started. Any thread."""
+        with self.core.lock:
+            idle = 0 if self.core.dispatcher.waiting else self.core.dispatcher.idle
+            return idle, self.core.options.workers - self.fleet.serving
+
+    def claim(self, job: Job, most: int) -> tuple[int, int] | None:
+        """Take up to `most` tasks of a job for the caller to run while no worker is ready: (start, stop). Any thread.
+
+        The caller gives them to `settle_claimed`. None: workers are ready, or nothing waits, or something else comes first.
+        """
+        self.reader.in_burst()  # reading here costs less than a background thread that wants to run between the caller's tasks
+        with self.core.lock:
+            return None if self.core.closing else self.core.dispatcher.claim(job, most)
+
+    def settle_claimed(self, job: Job, start: int, stop: int, values: Sequence[Any] | None) -> None:
+        """Take in the results of claimed tasks; None if there are none and the job is given up. Any thread."""
+        with self.core.lock:
+            self.core.dispatcher.claimed -= stop - start
+            if values is not None:
+                self.core.counters.done += stop - start
+                self.core.later.append(lambda: job.settle(start, values))  # by the pump, like everything else (J1)
+        self.core.poller.wake()
 
     def _send(self, workers: list[WorkerHandle]) -> None:
         for worker in workers:
@@ -202,120 +184,7 @@ class Engine:
         for worker in workers:
             self.outbox.send(worker)
 
-    # --- the role -------------------------------------------------------------------------------
-
-    def wait(
-        self,
-        ready: Callable[[], bool],
-        condition: Callable[[], threading.Condition],
-        timeout: float | None,
-    ) -> None:
-        """Block until `ready()` or `timeout` seconds passed, reading the sockets meanwhile if nobody else does.
-
-        `condition` returns what is notified when `ready` may have become true; it is only asked for if somebody
-        else is reading.
-        """
-        limit = None if timeout is None else time.monotonic() + timeout
-        try:
-            while not ready():
-                if self.foreign:
-                    self.check_open()
-                if limit is not None and time.monotonic() >= limit:
-                    return
-                if self.role.mine:  # unpickling code that waits: read on from here
-                    self._pump(_left(limit))
-                elif self.closed.is_set():
-                    changed = condition()
-                    with changed:
-                        if not ready():
-                            changed.wait(_LAST_WORDS_S)
-                elif not self._lead(ready, limit):
-                    self.role.follow(ready, condition(), _left(limit))
-        finally:
-            self.role.pass_on()
-
-    def _lead(self, ready: Callable[[], bool], limit: float | None) -> bool:
-        """Read the sockets until `ready()`. False if another thread has the role."""
-        try:
-            # The shield goes around the role, so that no signal strikes between taking it and giving it back.
-            with interrupts.deferred() as shield:
-                if not self.role.take():
-                    return False
-                try:
-                    self._read_until(ready, limit, shield)
-                finally:
-                    self._burst = False
-                    self.core.poller.unmask()
-                    self.role.leave()
-                    self._leave_timers()
-            if self.callbacks and threading.current_thread() is not self._thread:
-                self.callbacks.give_time()
-        except KeyboardInterrupt:
-            self.interrupted = True
-            raise
-        return True
-
-    def _leave_timers(self) -> None:
-        """Leave what is due later to the background thread, which has not been counting. Woken only if it would be late."""
-        due_s = self.core.timers.wait_s()
-        if due_s is not None and time.monotonic() + due_s + _STEP_IN_S < self._stepping_in:
-            self.core.poller.wake()
-
-    def _spin_s(self) -> float:
-        return SPIN_S if self.core.dispatcher.busy < self._cpus else 0.0  # else it would take the time from a worker
-
-    def _read_until(self, ready: Callable[[], bool], limit: float | None, shield: interrupts.Shield) -> None:
-        if self.closed.is_set():
-            return
-        self.core.poller.mask()
-        spin_until = time.monotonic() + self._spin_s()
-        while not ready() and not self.closed.is_set():
-            now = time.monotonic()
-            if limit is not None and now >= limit:
-                return
-            if self._pump(0.0 if now < spin_until else _left(limit), shield):
-                spin_until = time.monotonic() + self._spin_s()
-
-    def _background(self) -> None:
-        """Read when nobody waits; serve callbacks, timers and deaths."""
-        core = self.core
-        pause_s = _STEP_IN_S
-        while not self.closed.is_set():
-            if self._burst:
-                core.poller.sleep(BURST_OVER_S)
-                if time.monotonic() - self._submitted > BURST_OVER_S:
-                    self._burst = False
-                    core.poller.unmask()
-            elif self.role.taken:
-                self._nap(lambda s=pause_s: s)  # type: ignore[misc]
-                pause_s = min(2 * pause_s, _STEP_IN_LATEST_S)
-            else:
-                pause_s = _STEP_IN_S
-                self._nap(core.timers.wait_s)
-                if not self._in_burst_now() and self.role.take():
-                    try:
-                        if not self.closed.is_set():
-                            self._pump(0.0)
-                    finally:
-                        self.role.leave()
-            self.callbacks.run()
-        self.role.await_last()
-        core.poller.close()
-        self.role.leave()
-        self.callbacks.end()
-
-    def _nap(self, seconds: Callable[[], float | None]) -> None:
-        """Sleep until there is something to read and nobody reads it, or a nudge, or so many seconds passed."""
-        self._stepping_in = math.inf  # before looking at the timers: whoever adds one and then leaves has to wake us
-        with self.core.lock:
-            wait_s = seconds()
-        if wait_s is not None:
-            self._stepping_in = time.monotonic() + wait_s
-        self.core.poller.sleep(wait_s)
-        self._stepping_in = 0.0
-
-    def _in_burst_now(self) -> bool:
-        return self._burst  # asked again because another thread may have changed it
+    # --- what happens -------------------------------------------------------------------------------
 
     def _pump(self, timeout: float | None, shield: interrupts.Shield = interrupts.NO_SHIELD) -> bool:
         """Wait for something to happen, and deal with all that has. With the role. True if anything did."""
@@ -460,19 +329,14 @@ class Engine:
 
     def join(self) -> None:
         """Block until the pool has ended and its thread too."""
-        if self.foreign or self.role.mine:
-            return  # unpickling code that closes its own pool: it ends when that is done
-        while not self.closed.is_set():
-            if not self._lead(self.closed.is_set, None):
-                self.closed.wait(0.01)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if not self.foreign:
+            self.reader.join()
 
     def forget(self) -> None:
         """In a forked child: own nothing (N4). Takes no lock: its holder may not exist here."""
         self.foreign = True
         self.core.lock = threading.Lock()
-        self.role = Role()
+        self.reader.after_fork()
         self.functions.after_fork()
         self.fleet.abandon()
         self.depot.abandon()
@@ -485,7 +349,3 @@ def _guarded(action: Callable[..., object], *args: object) -> None:
         action(*args)
     except BaseException:
         LOGGER.exception("shoal: unexpected failure in the pool")
-
-
-def _left(limit: float | None) -> float | None:
-    return None if limit is None else max(0.0, limit - time.monotonic())

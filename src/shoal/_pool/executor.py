@@ -22,6 +22,7 @@ from shoal._os import cpus
 from shoal._os.interpreter import importing_main, unguarded_import
 from shoal._os.platform import check_platform
 from shoal._pool import launcher
+from shoal._pool.items import as_items
 from shoal._settings import (
     BACKOFF_S,
     CaptureMode,
@@ -35,7 +36,7 @@ from shoal._settings import (
 )
 
 if TYPE_CHECKING:
-    from shoal._pool import mapping, snapshots
+    from shoal._pool import explaining, mapping, snapshots
     from shoal._pool.engine import Engine
     from shoal._pool.future import Future
 
@@ -105,7 +106,7 @@ class _Surface(concurrent.futures.Executor):
             return iter(stream)
         from shoal._pool import mapping
 
-        items, star = mapping.as_items(iterables)
+        items, star = as_items(iterables)
         job = mapping.list_job(engine, fn, items, self._options, star=star)
         return mapping.in_order(engine, job, deadline)
 
@@ -190,7 +191,7 @@ class _Surface(concurrent.futures.Executor):
         engine = self._engine_now()
         from shoal._pool import mapping
 
-        items, star = mapping.as_items(iterables)
+        items, star = as_items(iterables)
         return mapping.collect(engine, mapping.list_job(engine, fn, items, self._options, star=star), errors)
 
 
@@ -340,6 +341,12 @@ class Pool(_Surface):
         from shoal._pool import snapshots
 
         return snapshots.statistics(self._engine) if self._engine is not None else snapshots.PoolStatistics()
+
+    def explain(self) -> explaining.Explanation:
+        """Return what was measured of each function the pool ran and how its tasks are handed out; `str` of it is for people."""
+        from shoal._pool import explaining
+
+        return explaining.of_pool(self._pool_options.workers, self._engine)
 
     @property
     def workers(self) -> tuple[snapshots.WorkerInfo, ...]:

@@ -97,6 +97,7 @@ class Fleet:
         self._spare_due = False
         self._paused = False
         self.full = False  # every worker there may be is starting or ready
+        self._allowed = 0  # how many there may be; raised to what was asked for
         self._launching: WorkerHandle | None = None
         self._cpus = cpus.usable_cpus()
 
@@ -105,21 +106,32 @@ class Fleet:
     def _count(self, *states: str) -> int:
         return sum(worker.state in states for worker in self._core.workers.values())
 
+    @property
+    def serving(self) -> int:
+        """Workers that are starting or ready."""
+        return self._count("starting", "ready")
+
+    def allow(self, workers: int) -> None:
+        """Let there be up to `workers` workers, if there may be fewer until now."""
+        if workers > self._allowed:
+            self._allowed = workers
+            self.full = False
+
     def keep_strength(self) -> None:
         """Start workers for work that waits and has nobody; make a spare when all are there."""
         core = self._core
         if self._paused or self.full or self._failed_starts >= START_TRIES or not core.dispatcher.waiting:
             return
-        serving = self._count("starting", "ready")
+        serving = self.serving
         starting = self._count("starting")
-        want = min(core.options.workers - serving, core.dispatcher.waiting - core.dispatcher.idle - starting)
+        want = min(self._allowed - serving, core.dispatcher.waiting - core.dispatcher.idle - starting)
         if want > 0:
             with interrupts.deferred():  # a worker that is half made would be waited for at the end, for ever
                 for _ in range(want):
                     if not self._enlist():
                         return
                     serving += 1
-        self.full = serving >= core.options.workers
+        self.full = serving >= self._allowed
         if self.full and core.options.spare and not self._spare_due and not core.closing and not self._count("spare"):
             self._spare_due = True
             core.after(_SPARE_AFTER_S, self._make_spare)

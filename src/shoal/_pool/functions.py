@@ -125,6 +125,11 @@ class FunctionBook:
                 self._forgotten.append(oldest.form[0])
         return record
 
+    def records(self) -> list[FunctionRecord]:
+        """Return what is remembered, the latest last."""
+        with self._lock:
+            return sorted([*self._by_identity.values(), *self._by_bytes.values()], key=lambda record: record.form[0])
+
     def by_value(self, record: FunctionRecord, fn: Callable[..., Any]) -> bool:
         """Switch a record to pickling by value, because a worker cannot find its name. False if it is already.
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from shoal._pool.batching import SOON, WHOLE, Grain
 from shoal._pool.depot import Repeats
 from shoal._pool.functions import FunctionRecord, own_bytes
+from shoal._pool.items import FAILED, PENDING
 from shoal._settings import TaskOptions
 from shoal._wire import codec
 from shoal._wire import messages as m
@@ -33,22 +34,6 @@ if TYPE_CHECKING:
 
 #: Errors that are not a task's: no worker could be had.
 POOL_WIDE = (StartFailed, InitializerFailed, MainGuardMissing)
-
-
-class _Mark:
-    """A value no user's function can return."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __repr__(self) -> str:
-        return self._name
-
-
-#: In the place of a result that is not there yet, or never will be.
-PENDING, FAILED = _Mark("<pending>"), _Mark("<failed>")
 
 
 class PackFailed(Exception):
@@ -342,11 +327,15 @@ class StreamJob(MapJob):
 
 def _note(job: MapJob, index: int, error: BaseException) -> None:
     """Write on an error which task it belongs to, unless it is the pool's and all tasks share it."""
-    if isinstance(error, POOL_WIDE):
-        return
+    if not isinstance(error, POOL_WIDE):
+        note_task(error, index, lambda: job.label(index))
+
+
+def note_task(error: BaseException, index: int, label: Callable[[], str]) -> None:
+    """Write on an error which task of a map it belongs to."""
     with contextlib.suppress(Exception):  # a class may refuse attributes; the note is not worth an error
         if not any(note.startswith("in task ") for note in getattr(error, "__notes__", ())):
-            error.add_note(f"in task {index} of the map: {job.label(index)}")
+            error.add_note(f"in task {index} of the map: {label()}")
 
 
 def _pickled_bytes(payload: Any) -> int:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal._pool.batching import SOON
-from shoal._pool.jobs import FAILED, PENDING, POOL_WIDE, ListJob, MapJob, StreamJob
+from shoal._pool.items import FAILED, PENDING
+from shoal._pool.jobs import POOL_WIDE, ListJob, MapJob, StreamJob
 from shoal._settings import ErrorMode, TaskOptions
 
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ _LEAST_PER_WORKER = 4
 _MOST_BUFFERED = 20_000
 
 
-def as_items(iterables: tuple[Iterable[Any], ...]) -> tuple[Sequence[Any], bool]:
-    """Return (items, star) of a map's arguments, taken now so that later changes do not matter."""
-    if len(iterables) == 1:
-        only = iterables[0]
-        return (only if isinstance(only, range | tuple) else list(only)), False
-    return list(zip(*iterables, strict=False)), True
-
-
 def list_job(
     engine: Engine, fn: Callable[..., Any], items: Sequence[Any], options: TaskOptions, *, star: bool
 ) -> ListJob:
@@ -44,6 +37,32 @@ def list_job(
     job = ListJob(fn, record, options, items, star=star, main_is_lost=engine.main_is_lost)
     if items:
         engine.submit_many(job, 0, len(items))
+    return job
+
+
+def rest_job(
+    engine: Engine,
+    fn: Callable[..., Any],
+    items: Sequence[Any],
+    options: TaskOptions,
+    done: Sequence[Any],
+    failures: dict[int, BaseException],
+    *,
+    star: bool,
+    cost_s: float,
+    workers: int,
+) -> ListJob:
+    """Start a map of whose items the first are `done`, `failures` among them, with the rest handed over.
+
+    One of the rest takes about `cost_s` seconds. Up to `workers` workers are started for it, if fewer are there.
+    """
+    record = engine.functions.record(fn)
+    record.pace.cost_s = cost_s  # measured a moment ago
+    job = ListJob(fn, record, options, items, star=star, main_is_lost=engine.main_is_lost)
+    job.results[: len(done)] = done
+    job.settled = len(done)
+    job.errors.update(failures)
+    engine.submit_many(job, len(done), len(items), workers=workers)
     return job
 
 

@@ -34,7 +34,7 @@ def _end_all() -> None:
     open_now = [engine for engine in engines if not engine.closed.is_set() and not engine.foreign]
     try:
         for engine in open_now:
-            engine.begin_close(kill=interrupted or engine.interrupted)
+            engine.begin_close(kill=interrupted or engine.reader.interrupted)
             engine.join()
     except KeyboardInterrupt:
         for engine in open_now:

@@ -1,0 +1,313 @@
+"""`workers="auto"`: begin in the calling process, measure, bring in workers if what remains is worth it.
+
+Role: one `shoal.map` that chooses for itself. Owner: the caller's thread, in which all of it runs.
+
+Programs whose whole work takes milliseconds use this, so nothing is imported at the top that costs any time.
+
+Invariants
+    A1  Each item is run once: here, or by a worker.
+    A2  Where the plain loop works, this works: what cannot be sent to a worker, or finds none, is run here.
+    A3  Workers are looked for only when, by what was measured, they would pay; looking itself costs little.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from shoal._pool.items import FAILED, PENDING
+
+TYPE_CHECKING = False  # as type checkers read it; importing `typing` would cost more than a small map
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from shoal._pool.engine import Engine
+    from shoal._pool.jobs import ListJob
+
+#: Items are run for about this long between two looks at the clock.
+BATCH_S = 0.001
+#: The same while workers start: in between, what they say is read.
+_BRIDGE_S = 0.0005
+#: A map that is expected to take less than this altogether stays here; the second figure, if no pool runs yet.
+_SHORT_S, _SHORT_COLD_S = 0.01, 0.5
+#: Seconds of work before the first look, likewise: the first calls of a function may cost many times what the next do, and
+#: looking without a pool imports what would run one.
+_SETTLE_S, _SETTLE_COLD_S = 0.001, 0.02
+#: One item says little about the others, unless it took this long: then starting workers is lost in it.
+_TELLING_S = 1.0
+#: Most items pickled to see what sending them costs.
+_SAMPLE = 64
+#: Tasks longer than this are not run here while workers start: the first worker is there sooner.
+_BRIDGED_S = 0.02
+#: Bytes a second at which large buffers are copied.
+_COPY_RATE = 5e9
+
+
+class Choice:
+    """What one map did, and why; `explain.py` shows it."""
+
+    __slots__ = ("cost_s", "fn", "here", "reason", "sent", "workers")
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+        self.here = self.sent = self.workers = 0
+        self.cost_s = 0.0
+        self.reason = ""
+
+
+#: Of the map that ended last in this program.
+last: Choice | None = None
+
+
+def run(fn: Callable[..., Any], items: Sequence[Any], errors: str, retries: int, *, star: bool) -> list[Any]:
+    """Return the results of all items; see `default.map`."""
+    global last
+    course = Course(fn, items, errors, star=star)
+    try:
+        return course.go(retries)
+    finally:
+        last = course.choice
+
+
+class Course:
+    """One map on its way."""
+
+    def __init__(self, fn: Callable[..., Any], items: Sequence[Any], errors: str, *, star: bool) -> None:
+        self.fn, self.items, self.star, self.errors = fn, items, star, errors
+        self.results: list[Any] = []
+        self.failures: dict[int, BaseException] = {}
+        self.choice = Choice(fn)
+        self._stays = False  # for good
+        self._carry_s: float | None = None
+
+    def go(self, retries: int) -> list[Any]:
+        """Run everything."""
+        results, total = self.results, len(self.items)
+        began = now = perf_counter()
+        look_at = _SETTLE_S  # seconds of work after which to look for workers
+        size = 1
+        while (at := len(results)) < total:
+            start = now
+            self._append(results, at, min(at + size, total))
+            now = perf_counter()
+            count, took_s, spent_s = len(results) - at, max(now - start, 1e-9), now - began
+            size = max(1, min(8 * count, int(BATCH_S * count / took_s)))
+            if self._stays:
+                size = total
+                continue
+            # What came last may be cheaper than what came first, which paid for imports and cold caches.
+            cost_s = min(spent_s / len(results), took_s / count)
+            left = total - len(results)
+            expected_s = spent_s + left * cost_s
+            telling = len(results) > 1 or took_s >= _TELLING_S
+            if (
+                left > 1
+                and telling
+                and spent_s >= look_at
+                and expected_s >= _SHORT_S
+                and not self._early(spent_s, expected_s)
+            ):
+                workers = self._look(left, cost_s, spent_s)
+                if workers:
+                    return self._hand_over(retries, workers, cost_s)
+                look_at = 1.5 * spent_s
+                now = perf_counter()
+        self._conclude(perf_counter() - began)
+        return self._finished()
+
+    def _append(self, out: list[Any], start: int, stop: int) -> list[Any]:
+        """Run items `start..stop` here; append their outcomes, and return them all."""
+        fn = self.fn
+        first = start - len(out)  # the item of the first place
+        while (at := first + len(out)) < stop:
+            piece = self.items[at:stop]
+            try:
+                if self.star:
+                    for args in piece:
+                        out.append(fn(*args))  # noqa: PERF401 - what came before an error has to be there
+                else:
+                    for item in piece:
+                        out.append(fn(item))  # noqa: PERF401 - as above
+            except (Exception, SystemExit) as error:
+                out.append(self._failed(first + len(out), error))
+        return out
+
+    def _failed(self, index: int, error: BaseException) -> Any:
+        from shoal._pool.jobs import describe_call, note_task
+        from shoal._wire.codec import describe_callable
+
+        item = self.items[index]
+        args = tuple(item) if self.star else (item,)
+        note_task(error, index, lambda: describe_call(describe_callable(self.fn), args, {}))
+        if self.errors == "raise":
+            raise error
+        self.failures[index] = error
+        return FAILED
+
+    def _finished(self) -> list[Any]:
+        if self.failures:
+            if self.errors == "skip":
+                return [value for value in self.results if value is not FAILED]
+            for index, error in self.failures.items():
+                self.results[index] = error
+        return self.results
+
+    def _conclude(self, spent_s: float) -> None:
+        """Note what was done when all of it was done here."""
+        choice = self.choice
+        choice.here = len(self.results)
+        choice.cost_s = spent_s / choice.here if choice.here else 0.0
+        choice.reason = choice.reason or f"all of it takes {show(spent_s)}: over before workers would have helped"
+
+    # --- whether ------------------------------------------------------------------------------
+
+    def _early(self, spent_s: float, expected_s: float) -> bool:
+        """Say whether it is too early, or the whole map too short, for a pool that would have to be started first."""
+        if spent_s >= _SETTLE_COLD_S and expected_s >= _SHORT_COLD_S:
+            return False
+        from shoal._pool import default
+
+        return default.running_pool() is None
+
+    def _look(self, left: int, cost_s: float, spent_s: float) -> int:
+        """Return how many workers to bring in now; 0 is none, and why is noted."""
+        from shoal._os import cpus, interpreter
+        from shoal._pool import choice, default
+
+        most = cpus.usable_cpus()
+        if most < 2:
+            return self._stay("this process may use one processor only")
+        if interpreter.is_worker():
+            return self._stay("this is a worker: the other processors are its neighbours'")
+        if self._carry_s is None:
+            from shoal.errors import NotPicklable
+
+            try:
+                self._carry_s = self._weigh(cost_s)
+            except NotPicklable as refused:
+                return self._stay(f"it cannot be sent to workers: {str(refused).splitlines()[0]}")
+        pool = default.running_pool()
+        ready = 0
+        if pool is not None:
+            ready, more = pool._engine_now().vacancies()
+            most = min(most, ready + more)
+        workers = choice.choose(
+            left, cost_s, self._carry_s, spent_s=spent_s, most=most, ready=ready, running=pool is not None
+        )
+        rest = f"{left:,} tasks of {show(cost_s)} were left"
+        if workers:
+            best_s = choice.finish_s(left, cost_s, self._carry_s, workers)
+            self.choice.reason = f"{rest}: {show(left * cost_s)} here, about {show(best_s)} with {workers} workers"
+        elif pool is not None and most < 2:
+            self.choice.reason = f"{rest}, and every worker of the default pool was busy"
+        elif self._carry_s > cost_s / 2:
+            self.choice.reason = f"{rest}, and sending one there and its result back takes {show(self._carry_s)}"
+        else:
+            self.choice.reason = f"{rest}: {show(left * cost_s)}, too little for workers"
+        return workers
+
+    def _stay(self, reason: str) -> int:
+        self._stays = True
+        self.choice.reason = reason
+        return 0
+
+    def _weigh(self, cost_s: float) -> float:
+        """Return the seconds that sending one item and its result take. Raises NotPicklable."""
+        from shoal._os.interpreter import main_module
+        from shoal._pool.functions import own_bytes
+        from shoal._wire import codec
+
+        done = len(self.results)
+        count = max(1, min(_SAMPLE, int(2 * BATCH_S / max(cost_s, 1e-9)), done, len(self.items) - done))
+        buffers: list[Any] = []
+        lost = main_module().kind == "none"
+        by_value = lost and getattr(self.fn, "__module__", None) == "__main__"
+        codec.pack_function(self.fn, [], by_value=by_value)
+        start = perf_counter()
+        items = codec.pack(
+            list(self.items[done : done + count]), buffers, ("the arguments of", self.fn), main_is_lost=lost
+        )
+        results = codec.pack(self.results[-count:], buffers, ("the results of", self.fn))
+        if not buffers:
+            codec.unpack(items, [])
+            codec.unpack(results, [])
+        copied = sum(map(own_bytes, buffers))
+        return (perf_counter() - start + copied / _COPY_RATE) / count
+
+    # --- with workers ---------------------------------------------------------------------------
+
+    def _hand_over(self, retries: int, workers: int, cost_s: float) -> list[Any]:
+        """Have workers run what is left."""
+        from shoal._pool import default, mapping
+        from shoal._settings import TaskOptions
+        from shoal.errors import MainGuardMissing, StartFailed
+
+        choice, done = self.choice, len(self.results)
+        choice.workers, choice.cost_s = workers, cost_s
+        job: ListJob | None = None
+        try:
+            engine = default.default_pool()._engine_now()
+            options = TaskOptions(retries=retries)
+            job = mapping.rest_job(
+                engine,
+                self.fn,
+                self.items,
+                options,
+                self.results,
+                self.failures,
+                star=self.star,
+                cost_s=cost_s,
+                workers=workers,
+            )
+            choice.sent = len(self.items) - done - self._bridge(engine, job, cost_s)
+            choice.here = len(self.items) - choice.sent
+            return mapping.collect(engine, job, self.errors)  # type: ignore[arg-type]
+        except (StartFailed, MainGuardMissing) as refused:
+            return self._after_all(job, refused)
+
+    def _bridge(self, engine: Engine, job: ListJob, cost_s: float) -> int:
+        """Go on here until the first worker is ready; returns how many items that were."""
+        ran = 0
+        if cost_s > _BRIDGED_S:
+            return 0
+        size = max(1, int(_BRIDGE_S / max(cost_s, 1e-9)))
+        while (claimed := engine.claim(job, size)) is not None:
+            start, stop = claimed
+            before = len(self.failures)
+            try:
+                values = self._append([], start, stop)
+            except BaseException:
+                engine.settle_claimed(job, start, stop, None)
+                engine.give_up(job)
+                raise
+            if len(self.failures) > before:
+                job.errors.update(self.failures)
+            engine.settle_claimed(job, start, stop, values)
+            ran += stop - start
+        return ran
+
+    def _after_all(self, job: ListJob | None, refused: BaseException) -> list[Any]:
+        """No worker could be had: run here what they did not (A2)."""
+        choice = self.choice
+        choice.reason = f"no worker could be had: {str(refused).splitlines()[0]}"
+        choice.workers = choice.sent = 0
+        if job is not None:
+            from shoal._pool.jobs import POOL_WIDE
+
+            self.results = job.results
+            self.failures = {i: error for i, error in job.errors.items() if not isinstance(error, POOL_WIDE)}
+        else:
+            self.results += [PENDING] * (len(self.items) - len(self.results))
+        for index, value in enumerate(self.results):
+            if value is PENDING or (value is FAILED and index not in self.failures):
+                self.results[index] = self._append([], index, index + 1)[0]
+        choice.here = len(self.items)
+        return self._finished()
+
+
+def show(seconds: float) -> str:
+    """Write a time with its unit, for people."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} us"
