@@ -4,11 +4,13 @@ Role: measure, never decide. Owner: nobody at run time; shoal does not import th
 
     python -m benchmarks.pool            the pool's figures; a few minutes
     python -m benchmarks.data            large arrays there and back, and the pictures; some minutes more
+    python -m benchmarks.scale           up to 64 workers, and a thousand on paper
     python -m benchmarks.pool --quick    the same rows with fewer tasks and rounds
     python -m benchmarks.report          render the page again from the stored results
 
     question files    pool.py        which cases there are, what their rows mean, what is aimed at
                       data.py        the same for arrays
+                      scale.py       the same for many workers
     contenders        adapter.py     what a case may ask of any of them
                       contenders.py  one small adapter for each peer
                       clusters.py    those for Ray and Dask
@@ -20,6 +22,7 @@ Role: measure, never decide. Owner: nobody at run time; shoal does not import th
                       weigher.py     the most memory a case held, watched from outside
                       workloads.py   the functions the tasks run
                       arrays.py      the same for arrays
+    paper             simulation.py  the dispatcher with simulated workers in simulated time
     arithmetic        model.py       rows, targets, medians, verdicts (pure)
     words             report.py      table on the screen, page in docs/
                       picture.py     curves as SVG (pure)

@@ -60,6 +60,8 @@ class Row:
     #: Not a line of the table but a point of this curve in the suite's picture, at this place.
     curve: str = ""
     at: float = 0.0
+    #: Of several lines that one contender has in that picture: the name of this point's.
+    line: str = ""
 
     def target_text(self) -> str:
         if self.target is None:

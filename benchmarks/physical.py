@@ -103,7 +103,7 @@ def ping_pong(
     ours, theirs = socket.socketpair()
     ours.settimeout(HANG_LIMIT_S)
     warm_up = trips // 10
-    with ours, theirs, _forked(lambda: echo(theirs, trips + warm_up)):
+    with ours, theirs, forked(lambda: echo(theirs, trips + warm_up)):
         trip(ours, warm_up)
         return _timed(lambda: trip(ours, trips)) / trips * 1e6
 
@@ -207,7 +207,7 @@ def _wake(wakes: int, sleep: Callable[[int], object], wake: Callable[[], object]
             turn.value = number
 
     taken = []
-    with _forked(sleeper):
+    with forked(sleeper):
         for number in range(1, wakes + 1):
             _spin_until(time.perf_counter() + ASLEEP_AFTER_S)
             start = time.perf_counter()
@@ -235,7 +235,7 @@ def plain_loop(fn: Callable[[object], object], count: int) -> list[object]:
 def two_processes(fn: Callable[[object], object], count: int) -> float:
     """Return the seconds two forked processes need for half of the calls each, forks included."""
     start = time.perf_counter()
-    with _forked(lambda: plain_loop(fn, count // 2)), _forked(lambda: plain_loop(fn, count - count // 2)):
+    with forked(lambda: plain_loop(fn, count // 2)), forked(lambda: plain_loop(fn, count - count // 2)):
         pass
     return time.perf_counter() - start
 
@@ -245,11 +245,11 @@ def _start_python() -> None:
 
 
 def _fork_and_wait() -> None:
-    with _forked(lambda: None):
+    with forked(lambda: None):
         pass
 
 
-class _forked:  # noqa: N801 - used like a function
+class forked:  # noqa: N801 - used like a function
     """Run `action` in a forked process; leaving the block waits for its end."""
 
     def __init__(self, action: Callable[[], object]) -> None:

@@ -51,6 +51,16 @@ def check_length(results: list[Any], count: int) -> None:
         raise RuntimeError(f"{len(results)} results for {count} tasks")
 
 
+def await_all(session: Session, workers: int) -> None:
+    """Return when every worker has run a task."""
+    end = time.monotonic() + HANG_LIMIT_S
+    seen: set[int] = set()
+    while len(seen) < workers:
+        if time.monotonic() > end:
+            raise RuntimeError(f"only {len(seen)} of {workers} workers ever ran a task")
+        seen.update(session.singly(workloads.who_after_a_nap, range(4 * workers)))
+
+
 # --- throughput and latency ---------------------------------------------------------------------
 
 
@@ -166,15 +176,9 @@ def first_results(contender: Contender, params: Mapping[str, Any]) -> Figures:
 
 def _memory_with(contender: Contender, workers: int) -> int:
     """Return the bytes that everything holds while `workers` idle workers exist."""
-    mark = os.environ[procs.MARK]
-    end = time.monotonic() + HANG_LIMIT_S
     with contender.open(workers) as session:
-        seen: set[int] = set()
-        while len(seen) < workers:
-            if time.monotonic() > end:
-                raise RuntimeError(f"only {len(seen)} of {workers} workers ever ran a task")
-            seen.update(session.singly(workloads.who_after_a_nap, range(4 * workers)))
-        return procs.settled_pss_bytes(mark)
+        await_all(session, workers)
+        return procs.settled_pss_bytes(os.environ[procs.MARK])
 
 
 def idle_memory(contender: Contender, params: Mapping[str, Any]) -> Figures:

@@ -77,6 +77,7 @@ def _row(case: Case, row: Row, present: Sequence[str], board: Board, bound: Summ
         "relative": row.relative,
         "curve": row.curve,
         "at": row.at,
+        "line": row.line,
         "target": row.target_text(),
         "best_peer": verdict.best_peer,
         "ratio": verdict.ratio,
@@ -190,13 +191,14 @@ def _failure_lines(data: Record) -> list[str]:
 HEAD = """\
 # Benchmarks
 
-This page is written by `make bench` (`python -m benchmarks.pool`, `python -m benchmarks.data`); the text around the
-tables is in `benchmarks/report.py` and in the file of each question. Figures say something about the machine they
+This page is written by `make bench` (`python -m benchmarks.pool` and so on for each part); the text around the tables
+is in `benchmarks/report.py` and in the file of each question. Figures say something about the machine they
 were measured on and about nothing else: run them on yours.
 
 ## Method
 
-- Every case runs in a fresh interpreter, with two workers, and every process of it is gone before the next begins.
+- Every case runs in a fresh interpreter, with two workers unless its row says otherwise, and every process of it is
+  gone before the next begins.
 - Contenders are interleaved: one round runs every row for every contender, side by side, in an order that rotates from
   round to round. A figure is the median of the rounds; the second table shows lowest and highest.
 - Each library is used as its manual says, with its defaults, on the same Python. What was set by hand is said below.
@@ -291,23 +293,40 @@ def _drawn(suite: Suite, data: Record) -> list[Curve]:
 def _curve_cells(data: Record, curve: str) -> tuple[list[str], list[list[str]]]:
     """Return the head and the lines of the table beside a picture."""
     rows = _curve_rows(data, curve)
-    names = [name for name in data["contenders"] if any("median" in row["results"].get(name, {}) for row in rows)]
-    head = [f"{curve}, {rows[0]['unit']}", *(data["contenders"][name] for name in names)]
-    return head, [[row["title"], *(_point_text(row, name) for name in names)] for row in rows]
+    columns = _curve_columns(data, rows)
+    places = {row["at"]: row["title"] for row in rows}
+    lines = [[title, *(_point_text(found.get(at)) for _, found in columns)] for at, title in places.items()]
+    return [f"{curve}, {rows[0]['unit']}", *(title for title, _ in columns)], lines
 
 
-def _point_text(row: Record, name: str) -> str:
-    cell = row["results"].get(name, {})
-    return f"{cell['median']:.3g}" if "median" in cell else ""
+def _curve_columns(data: Record, rows: Sequence[Record]) -> list[tuple[str, dict[float, float]]]:
+    """Return (title, figure by place) of each line of a curve, as far as it has any point, in the contenders' order."""
+    found: dict[tuple[str, str], dict[float, float]] = {
+        (name, line): {} for name in data["contenders"] for line in dict.fromkeys(row.get("line", "") for row in rows)
+    }
+    for row in rows:
+        for name, cell in row["results"].items():
+            if "median" in cell:
+                found[name, row.get("line", "")][row["at"]] = cell["median"]
+    return [
+        (f"{data['contenders'][name]}, {line}" if line else data["contenders"][name], points)
+        for (name, line), points in found.items()
+        if points
+    ]
+
+
+def _point_text(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def curve_lines(suite: Suite, data: Record, curve: Curve) -> list[picture.Line]:
     """Return what a picture shows: the contenders in their order, then what the machine can do."""
     lines = []
-    for name, title in data["contenders"].items():
-        points = [(row["at"], row["results"].get(name, {}).get("median")) for row in _curve_rows(data, curve.key)]
-        kind: picture.Kind = "ours" if name == OURS else "peer"
-        lines.append(picture.Line(title, tuple((at, value) for at, value in points if value is not None), kind))
+    for title, points in _curve_columns(data, _curve_rows(data, curve.key)):
+        ours = title.split(",")[0] == data["contenders"].get(OURS) and not any(line.kind == "ours" for line in lines)
+        lines.append(picture.Line(title, tuple(points.items()), "ours" if ours else "peer"))
     bounds = [row for row in suite.limits.rows if row.curve and row.curve == curve.reference]
     reference = tuple((row.at, data["limits"][row.key]["median"]) for row in bounds if row.key in data["limits"])
     return [line for line in [*lines, picture.Line(curve.reference_title, reference, "reference")] if line.points]
@@ -317,12 +336,14 @@ def pictures(suite: Suite, data: Record | None) -> dict[str, str]:
     """Return the pictures of a record, by file name."""
     if data is None:
         return {}
-    return {
-        f"{suite.name}-{curve.key}.svg": picture.draw(
-            curve.title, curve.place, curve.unit, curve_lines(suite, data, curve)
+    found = {}
+    for curve in _drawn(suite, data):
+        titles = {row["at"]: row["title"] for row in _curve_rows(data, curve.key)}
+        lines = curve_lines(suite, data, curve)
+        found[f"{suite.name}-{curve.key}.svg"] = picture.draw(
+            curve.title, curve.place, curve.unit, lines, x_text=lambda at, titles=titles: titles.get(at, "")
         )
-        for curve in _drawn(suite, data)
-    }
+    return found
 
 
 def _curve_section(suite: Suite, data: Record, curve: Curve) -> str:

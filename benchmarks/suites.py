@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import data, pool
+from benchmarks import data, pool, scale
 from benchmarks.model import Suite
 
-SUITES: tuple[Suite, ...] = (pool.SUITE, data.SUITE)
+SUITES: tuple[Suite, ...] = (pool.SUITE, data.SUITE, scale.SUITE)

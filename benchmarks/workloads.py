@@ -48,3 +48,7 @@ def hold(path: str, release: str) -> None:
     stamp(path)
     while not os.path.exists(release):
         time.sleep(LOOK_EVERY_S)
+
+
+def nap(seconds: float) -> None:
+    time.sleep(seconds)

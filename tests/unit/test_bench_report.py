@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -140,6 +141,21 @@ def test_points_of_a_curve_stand_in_a_picture_and_its_table_not_in_the_main_tabl
     assert "| 8 B | 0.00041 | 0.1 |" in lines
     assert "| 64 B | 2 |  |" in lines
     assert not any(line.startswith(("| 512 B", "| 8 B, GB/s")) for line in lines)
+
+
+def test_one_contender_may_have_several_lines_in_a_picture():
+    rows = [
+        Row(f"{line}{at}", str(at), "ns", curve="there", at=at, line=line) for line in ("all", "each") for at in (2, 64)
+    ]
+    suite = replace(CURVES, cases=(Case("c", "m:f", tuple(rows)),))
+    board = Board()
+    board.add("c", "shoal", ok(all2=1.0, all64=2.0, each2=3000.0, each64=4000.0))
+    made = json.loads(json.dumps(record(suite, suite.cases, ["shoal"], board, {}))) | FACTS
+    (text,) = pictures(suite, made).values()
+    assert all(f">{title}</text>" in text for title in ("shoal, all", "shoal, each", "64"))
+    lines = page_text([(suite, made)]).splitlines()
+    assert "| there, ns | shoal, all | shoal, each |" in lines
+    assert "| 64 | 2 | 4,000 |" in lines
 
 
 def test_a_figure_may_show_its_multiple_of_the_limit(drawn):
