@@ -16,12 +16,12 @@ from tests.model.explore import explore
 from tests.model.world import LONG, SHORT, UNKNOWN, Limits, Pool
 
 
-def greedy(pace, grain, held_s, waiting, workers):
+def greedy(pace, grain, held_s, waiting, workers, owed):
     """Everything to the first who asks."""
     return waiting
 
 
-def pairs(pace, grain, held_s, waiting, workers):
+def pairs(pace, grain, held_s, waiting, workers, owed):
     """Two to everybody, also to who has work."""
     return 2 if held_s <= 2 * (pace.cost_s or 1.0) else 0
 

@@ -67,7 +67,7 @@ def clock(request, monkeypatch):
     ticks = itertools.count(2, CLOCKS[request.param]) if CLOCKS[request.param] else itertools.repeat(1)
     for module in (loop_module, chunks_module):
         monkeypatch.setattr(module, "_clock", ticks.__next__)
-    monkeypatch.setattr(dispatcher_module, "share", lambda pace, grain, held_s, waiting, workers: waiting)
+    monkeypatch.setattr(dispatcher_module, "share", lambda pace, grain, held_s, waiting, workers, owed: waiting)
 
 
 def live(program, **fate):

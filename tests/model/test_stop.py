@@ -108,7 +108,7 @@ class Pump:
 class Handle:
     """What `Care` needs of a worker's handle."""
 
-    number, state, watched, pid, pidfd, heard_ns = 0, "ready", False, 1, 1, 10**15
+    number, state, watched_ns, pid, pidfd, heard_ns = 0, "ready", 0, 1, 1, 10**15
     doomed = None
 
     def __init__(self, pump, mortal):
@@ -174,7 +174,7 @@ class Life:
 
 
 def check_deadline(life):
-    life.care._check(life.handle)
+    life.care._check(life.handle, life.handle.watched_ns)
 
 
 def cancel(key):
@@ -189,7 +189,7 @@ def cancel(key):
 
 @pytest.fixture
 def lives(monkeypatch):
-    monkeypatch.setattr(dispatcher_module, "share", lambda pace, grain, held_s, waiting, workers: waiting)
+    monkeypatch.setattr(dispatcher_module, "share", lambda pace, grain, held_s, waiting, workers, owed: waiting)
 
     def every_life(program, act):
         """Yield every life of `program` in which the pool acts once."""

@@ -330,3 +330,20 @@ def test_using_refuses_a_bad_option(options, error, message):
 def test_using_refuses_an_unknown_option():
     with pytest.raises(TypeError, match="time_out"):
         shoal.Pool(1, start_method="fork").using(time_out=3)
+
+
+def test_timeout_acts_in_time_after_a_task_with_a_longer_one(pool_factory):
+    pool = pool_factory(1)
+    pool.using(timeout=50).submit(t.nothing).result()
+    with pytest.raises(shoal.TaskTimeout):
+        pool.using(timeout=0.1).submit(t.nap, 20).result(timeout=10)
+
+
+def test_timeout_acts_in_time_behind_a_task_with_a_longer_one(pool_factory):
+    pool = pool_factory(1)
+    pool.submit(t.nothing).result()
+    first = pool.using(timeout=50).submit(t.nap, 0.1)
+    second = pool.using(timeout=0.1).submit(t.nap, 20)
+    with pytest.raises(shoal.TaskTimeout):
+        second.result(timeout=10)
+    assert first.result() is None

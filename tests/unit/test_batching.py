@@ -25,20 +25,20 @@ def pace(cost_s):
 def test_an_empty_worker_always_gets_something(cost_s, grain, waiting, workers, item_bytes):
     learned = pace(cost_s)
     learned.item_bytes = item_bytes
-    assert share(learned, grain, 0.0, waiting, workers) >= 1  # B1
+    assert share(learned, grain, 0.0, waiting, workers, 0) >= 1  # B1
 
 
 @given(st.floats(1e-9, 10.0), st.integers(1, 10**7), st.integers(1, 500))
 def test_a_task_of_unknown_cost_waits_for_an_empty_worker(held_s, waiting, workers):
-    assert share(pace(None), WHOLE, held_s, waiting, workers) == 0  # B2
-    assert share(pace(None), WHOLE, 0.0, waiting, workers) == 1
+    assert share(pace(None), WHOLE, held_s, waiting, workers, 0) == 0  # B2
+    assert share(pace(None), WHOLE, 0.0, waiting, workers, 0) == 1
 
 
-@given(costs, grains, held, st.integers(1, 10**7), st.integers(1, 500))
-def test_a_share_is_bounded_in_items_in_time_and_by_what_others_need(cost_s, grain, held_s, waiting, workers):
-    count = share(pace(cost_s), grain, held_s, waiting, workers)
+@given(costs, grains, held, st.integers(1, 10**7), st.integers(1, 500), st.integers(0, 10**7))
+def test_a_share_is_bounded_in_items_in_time_and_by_what_others_need(cost_s, grain, held_s, waiting, workers, owed):
+    count = share(pace(cost_s), grain, held_s, waiting, workers, owed)
     assert 0 <= count <= MOST_ITEMS
-    assert count <= max(1, waiting // (2 * workers))
+    assert count <= max(1, (waiting + owed) // (2 * workers))
     if cost_s and count > 1:
         assert held_s + count * cost_s <= grain.hold_s * (1 + 1e-9)
 
@@ -47,13 +47,13 @@ def test_a_share_is_bounded_in_items_in_time_and_by_what_others_need(cost_s, gra
 def test_a_share_of_many_is_bounded_in_bytes(item_bytes, waiting):
     learned = pace(1e-7)
     learned.item_bytes = item_bytes
-    count = share(learned, WHOLE, 0.0, waiting, 2)
+    count = share(learned, WHOLE, 0.0, waiting, 2, 0)
     assert count == 1 or count * item_bytes <= MOST_BYTES
 
 
 @given(st.floats(LONG_S, 100.0), held, st.integers(1, 10**6), st.integers(1, 100))
 def test_long_tasks_go_one_by_one_and_at_most_one_ahead(cost_s, held_s, waiting, workers):
-    count = share(pace(cost_s), WHOLE, held_s, waiting, workers)
+    count = share(pace(cost_s), WHOLE, held_s, waiting, workers, 0)
     assert count <= 1
     if held_s > 0 and (cost_s >= PREFETCH_S or held_s >= 1.5 * cost_s or waiting <= 4 * workers):
         assert count == 0
@@ -61,8 +61,8 @@ def test_long_tasks_go_one_by_one_and_at_most_one_ahead(cost_s, held_s, waiting,
 
 @pytest.mark.parametrize("grain", [SOON, WHOLE])
 def test_a_worker_that_is_half_full_is_left_alone(grain):
-    assert share(pace(1e-5), grain, grain.hold_s / 2, 10**6, 2) == 0
-    assert share(pace(1e-5), grain, grain.hold_s / 4, 10**6, 2) > 100
+    assert share(pace(1e-5), grain, grain.hold_s / 2, 10**6, 2, 0) == 0
+    assert share(pace(1e-5), grain, grain.hold_s / 4, 10**6, 2, 0) > 100
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,18 @@ def test_the_rule_is_said_in_words(cost_s, item_bytes, says):
     assert rule(learned, WHOLE).startswith(says)
 
 
+def test_what_a_worker_holds_counts_against_its_part():
+    assert share(pace(1e-4), WHOLE, 0.0, 100, 2, 100) == 50
+    assert share(pace(1e-4), WHOLE, 30e-4, 100, 2, 100) == 20
+    assert share(pace(1e-4), WHOLE, 60e-4, 100, 2, 100) == 0
+
+
 @pytest.mark.parametrize("waiting", [8, 100, 100_000])
 def test_pieces_get_smaller_towards_the_end(waiting):
     shares = []
     left = waiting
     while left:
-        shares.append(min(left, share(pace(1e-7), WHOLE, 0.0, left, 2)))
+        shares.append(min(left, share(pace(1e-7), WHOLE, 0.0, left, 2, 0)))
         left -= shares[-1]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] == 1

@@ -292,10 +292,10 @@ class Course:
         choice.reason = f"no worker could be had: {str(refused).splitlines()[0]}"
         choice.workers = choice.sent = 0
         if job is not None:
-            from shoal._pool.jobs import POOL_WIDE
+            from shoal._pool.jobs import pool_wide
 
             self.results = job.results
-            self.failures = {i: error for i, error in job.errors.items() if not isinstance(error, POOL_WIDE)}
+            self.failures = {i: error for i, error in job.errors.items() if not pool_wide(error)}
         else:
             self.results += [PENDING] * (len(self.items) - len(self.results))
         for index, value in enumerate(self.results):

@@ -85,7 +85,7 @@ class Pace:
         self.item_bytes = max(sample, (self.item_bytes + sample) / 2)
 
 
-def share(pace: Pace, grain: Grain, held_s: float, waiting: int, workers: int) -> int:
+def share(pace: Pace, grain: Grain, held_s: float, waiting: int, workers: int, owed: int) -> int:
     """Return how many tasks of one function to hand to a worker now; 0 is none.
 
     Args:
@@ -94,6 +94,7 @@ def share(pace: Pace, grain: Grain, held_s: float, waiting: int, workers: int) -
         held_s: Expected seconds of work the worker already has.
         waiting: Tasks in the backlog, of any function.
         workers: Workers that can take work.
+        owed: Tasks that workers have, of any function.
     """
     cost_s = pace.cost_s
     if cost_s is None:
@@ -103,8 +104,12 @@ def share(pace: Pace, grain: Grain, held_s: float, waiting: int, workers: int) -
         return 1 if held_s <= 0 or ahead else 0
     if held_s >= grain.hold_s / 2:  # half full is full enough: larger pieces, fewer frames
         return 0
-    # Towards the end pieces get smaller, so that all workers finish together.
-    most = min(MOST_ITEMS, max(1, waiting // (2 * workers)))
+    # Half of a fair part of all that is not done, what it holds counted in. So pieces get smaller towards the end and all
+    # workers finish together; and what comes back when one idles is not dealt out in crumbs, which would only come back again.
+    held = int(held_s / cost_s) if cost_s > 0 else 0
+    most = min(MOST_ITEMS, (waiting + owed) // (2 * workers) - held)
+    if most < 1:
+        return 1 if held_s <= 0 else 0  # B1
     room_s = grain.hold_s - held_s
     if most * cost_s > room_s:
         most = int(room_s / cost_s)

@@ -17,10 +17,10 @@ Invariants
 from __future__ import annotations
 
 import math
-import random
 import signal
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from shoal._memory.page import COMMITTED, DONE, INDEX, SPAN
 from shoal._os import processes
@@ -30,7 +30,9 @@ from shoal._pool.dispatcher import Span
 from shoal._pool.jobs import Job, Task
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import BACKOFF_LIMIT_S, POISON_KILLS
-from shoal.errors import Obituary, PoisonTask, TaskTimeout, WorkerDied
+
+if TYPE_CHECKING:
+    from shoal.errors import Obituary
 
 #: A worker may sit on unstarted work for this long while others idle.
 RECALL_S = 0.002
@@ -46,7 +48,7 @@ GIVEN_UP = "its task was given up"
 
 Running = tuple[int, int]
 #: Makes the error of a culprit from its label and its worker's obituary.
-Sentence = Callable[[str, Obituary], BaseException]
+Sentence = Callable[[str, "Obituary"], BaseException]
 
 
 class Care:
@@ -68,13 +70,13 @@ class Care:
 
     def watch(self, worker: WorkerHandle) -> None:
         """Check the worker's deadlines when the next may have passed."""
-        if worker.watched or worker.state != "ready":
+        if worker.state != "ready":
             return
         due = self._next_due(worker)
-        if due is not None:
-            worker.watched = True
-            delay_s = max(0.0, (due[0] - time.monotonic_ns()) / 1e9)
-            self._core.after(delay_s, lambda: self._check(worker))
+        if due is None or (worker.watched_ns and worker.watched_ns <= due[0]):
+            return
+        when = worker.watched_ns = due[0]
+        self._core.after(max(0.0, (when - time.monotonic_ns()) / 1e9), lambda: self._check(worker, when))
 
     def _next_due(self, worker: WorkerHandle) -> tuple[int, Running | None] | None:
         """Return (when, whom): when to look next, and the task whose deadline that is."""
@@ -84,20 +86,22 @@ class Care:
         timed = [limit for limit in limits if limit is not None]
         if not timed:
             return None
+        limit, since, whom = limits[0], worker.heard_ns, (spans[0].id, spans[0].start)  # A2
         running = worker.page.running()
         if running is not None:
             span = dispatcher.owes(worker.number, running[0])
             if span is not None and span.start <= running[1] < span.stop:
-                limit = _timeout_ns(span)
-                if limit is None:  # what is timed waits behind something that is not
-                    return time.monotonic_ns() + min(timed), None
-                return running[2] + limit, (span.id, running[1])
-        if limits[0] is None:
-            return time.monotonic_ns() + min(timed), None
-        return worker.heard_ns + limits[0], (spans[0].id, spans[0].start)  # A2
+                limit, since, whom = _timeout_ns(span), running[2], (span.id, running[1])
+        # What waits behind it may start at once, and may have less time.
+        soonest = time.monotonic_ns() + min(timed)
+        if limit is None or soonest < since + limit:
+            return soonest, None
+        return since + limit, whom
 
-    def _check(self, worker: WorkerHandle) -> None:
-        worker.watched = False
+    def _check(self, worker: WorkerHandle, when: int) -> None:
+        if worker.watched_ns != when:
+            return  # an earlier one was set after this one
+        worker.watched_ns = 0
         if worker.state != "ready":
             return
         due = self._next_due(worker)
@@ -220,6 +224,8 @@ class Care:
 
     def sentence(self, worker: WorkerHandle, job: Job, index: int) -> Sentence | None:
         """Return what makes the error a culprit fails with, or None if it is tried again."""
+        from shoal.errors import PoisonTask, TaskTimeout, WorkerDied
+
         tries = job.tries(index)
         attempt, attempts = tries.runs + 1, 1 + job.options.retries
         timeout = job.options.timeout or 0.0
@@ -246,6 +252,8 @@ class Care:
         tries.runs += 1
         if tries.runs > job.options.retries or job.given_up or self._core.killed:
             return False
+        import random
+
         self._core.counters.retried += 1
         pause_s = min(BACKOFF_LIMIT_S, job.options.backoff_s * 2 ** (tries.runs - 1)) * random.uniform(0.5, 1.0)
         key = id(job), index

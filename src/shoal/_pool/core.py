@@ -14,13 +14,16 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from shoal._pool.dispatcher import Dispatcher
 from shoal._pool.poller import Poller
 from shoal._pool.timers import Timers
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import PoolOptions
-from shoal.errors import Obituary
+
+if TYPE_CHECKING:
+    from shoal.errors import Obituary
 
 
 @dataclass(slots=True)

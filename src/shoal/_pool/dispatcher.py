@@ -23,7 +23,7 @@ and tests/unit/test_dispatcher.py.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -63,12 +63,13 @@ class Span:
 class Slot:
     """A worker as the dispatcher sees it."""
 
-    __slots__ = ("allowance", "held_s", "in_flight", "number", "retiring")
+    __slots__ = ("allowance", "held_s", "in_flight", "number", "retiring", "tasks")
 
     def __init__(self, number: int, allowance: int | None) -> None:
         self.number = number
         self.allowance = allowance  # tasks it may still be given, None for no limit
         self.in_flight: dict[int, Span] = {}
+        self.tasks = 0  # in all of them
         self.held_s = 0.0
         self.retiring = False
 
@@ -80,8 +81,12 @@ class Dispatcher:
         self._max_tasks = max_tasks_per_worker
         self._backlog: deque[Span] = deque()
         self._slots: dict[int, Slot] = {}
-        self._idle: dict[int, Slot] = {}  # nothing in flight, may be given work
-        self._hungry: dict[int, Slot] = {}  # something in flight, may be given more
+        # Ordered ones, because the first of a plain dict is found by walking over all that were removed before it.
+        self._idle: OrderedDict[int, Slot] = OrderedDict()  # nothing in flight, may be given work
+        self._hungry: OrderedDict[int, Slot] = OrderedDict()  # something in flight, may be given more
+        self._loaded: dict[int, Slot] = {}  # more than one task in flight
+        self._retiring: dict[int, Slot] = {}
+        self._owed = 0  # tasks in flight
         self._last_id = 0
         self.waiting = 0  # tasks in the backlog
         self.claimed = 0  # tasks that callers run themselves
@@ -91,7 +96,7 @@ class Dispatcher:
     @property
     def ready(self) -> int:
         """Workers on the roster that are not retiring."""
-        return sum(not slot.retiring for slot in self._slots.values()) if self._max_tasks else len(self._slots)
+        return len(self._slots) - len(self._retiring)
 
     @property
     def idle(self) -> int:
@@ -105,12 +110,12 @@ class Dispatcher:
     @property
     def has_work(self) -> bool:
         """Whether anything waits, is in flight or claimed."""
-        return bool(self.waiting or self.claimed) or any(slot.in_flight for slot in self._slots.values())
+        return bool(self.waiting or self._owed or self.claimed)
 
     def in_flight(self, number: int) -> int:
         """Return how many tasks worker `number` owes."""
         slot = self._slots.get(number)
-        return sum(len(span) for span in slot.in_flight.values()) if slot else 0
+        return slot.tasks if slot else 0
 
     def owes(self, number: int, span_id: int) -> Span | None:
         """Return the span if it is in flight with that very worker (D3)."""
@@ -191,6 +196,7 @@ class Dispatcher:
         """Give worker `number` nothing more (D5)."""
         slot = self._slots[number]
         slot.retiring = True
+        self._retiring[number] = slot
         self._idle.pop(number, None)
         self._hungry.pop(number, None)
 
@@ -209,6 +215,8 @@ class Dispatcher:
             return None
         self._idle.pop(number, None)
         self._hungry.pop(number, None)
+        self._retiring.pop(number, None)
+        self._count(slot, -slot.tasks)
         culprit: tuple[Job, int] | None = None
         for span in reversed(slot.in_flight.values()):  # reversed: putting back in front keeps the order
             index = running[1] if running and running[0] == span.id else None
@@ -241,7 +249,7 @@ class Dispatcher:
             if span.dropped:
                 backlog.popleft()
                 continue
-            count = share(span.job.pace, span.job.grain, slot.held_s, self.waiting, len(self._slots))
+            count = share(span.job.pace, span.job.grain, slot.held_s, self.waiting, len(self._slots), self._owed)
             if slot.allowance is not None:
                 count = min(count, slot.allowance)
             if count == 0:  # nothing for this one now; it asks again when it has finished something
@@ -267,15 +275,27 @@ class Dispatcher:
         span.sent = False
         self.waiting -= len(span)
         slot.in_flight[span.id] = span
+        self._count(slot, len(span))
         if whole:  # only now: a signal that strikes in between must not lose it
             self._backlog.popleft()
         slot.held_s += len(span) * span.cost_s
         self._idle.pop(slot.number, None)
         if slot.allowance is not None:
             slot.allowance -= len(span)
-            slot.retiring = slot.allowance <= 0
+            if slot.allowance <= 0:
+                slot.retiring = True
+                self._retiring[slot.number] = slot
         self._feed(slot)
         return span
+
+    def _count(self, slot: Slot, change: int) -> None:
+        """Keep count of what a slot owes; nothing here may cost more when there are more workers."""
+        self._owed += change
+        slot.tasks += change
+        if slot.tasks > 1:
+            self._loaded[slot.number] = slot
+        else:
+            self._loaded.pop(slot.number, None)
 
     def _feed(self, slot: Slot) -> None:
         """Note whether a slot that holds something may be given more."""
@@ -298,6 +318,7 @@ class Dispatcher:
             return None
         span.start += count
         span.job.pace.tasks += count
+        self._count(slot, -count)
         slot.held_s -= count * span.cost_s
         if span.start == span.stop:
             del slot.in_flight[span_id]
@@ -310,6 +331,7 @@ class Dispatcher:
         span = slot.in_flight.get(span_id) if slot else None
         if slot is None or span is None or not span.start <= first < span.stop:
             return
+        self._count(slot, first - span.stop)
         slot.held_s -= (span.stop - first) * span.cost_s
         span.job.pace.taken_back += span.stop - first
         if slot.allowance is not None:
@@ -336,15 +358,11 @@ class Dispatcher:
 
     def spent(self) -> list[int]:
         """Return the workers that have done all they may and owe nothing."""
-        return [slot.number for slot in self._slots.values() if slot.retiring and not slot.in_flight]
+        return [slot.number for slot in self._retiring.values() if not slot.in_flight]
 
     def loaded(self) -> list[int]:
         """Return the workers that hold more than one task."""
-        return [
-            slot.number
-            for slot in self._slots.values()
-            if len(slot.in_flight) > 1 or any(span.stop - span.start > 1 for span in slot.in_flight.values())
-        ]
+        return list(self._loaded)
 
     # --- giving up ------------------------------------------------------------------------------
 
@@ -379,6 +397,7 @@ class Dispatcher:
         if slot is None or span is None or span.stop != index + 1:
             return False
         span.stop = index
+        self._count(slot, -1)
         slot.held_s -= span.cost_s
         if span.start == span.stop:
             del slot.in_flight[span_id]

@@ -38,7 +38,6 @@ from shoal._pool.reader import Reader
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import PoolOptions, TaskOptions
 from shoal._wire import codec
-from shoal.errors import PoolClosed
 
 
 class Engine:
@@ -166,12 +165,15 @@ class Engine:
 
     def check_open(self) -> None:
         """Raise `PoolClosed` if no work is taken any more."""
+        if not (self.foreign or self.core.closing):
+            return
+        from shoal.errors import PoolClosed
+
         if self.foreign:
             raise PoolClosed(
                 reason="this pool belongs to another process: a fork cannot use it; open a pool in this process"
             )
-        if self.core.closing:
-            raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")
+        raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")
 
     def _catch_up(self) -> None:
         """A signal struck while work was handed over: send what was not sent; who cannot be trusted starts over (N2)."""

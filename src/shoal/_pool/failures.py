@@ -1,6 +1,9 @@
 """The errors of the pool that take some finding out.
 
 Role: from what went wrong to the error the user sees. Owner: nobody; stateless.
+
+Imported when something has gone wrong, as `shoal.errors` is in this package: that needs `concurrent.futures.process`, whose
+import takes longer than starting a worker.
 """
 
 from __future__ import annotations
@@ -53,6 +56,12 @@ def start_error(kind: str, reason: str, text: str | None) -> ShoalError:
         failure.__cause__ = RemoteTraceback(text or reason)
         return failure
     return StartFailed(reason=reason, hint=text)
+
+
+def start_refused(error: OSError) -> StartFailed:
+    """Say why a pool could not be opened."""
+    reason, hint = explain_refusal(error)
+    return StartFailed(reason=reason, hint=hint)
 
 
 def explain_refusal(error: OSError) -> tuple[str, str | None]:

@@ -34,7 +34,6 @@ from shoal._pool import launcher as launchers
 from shoal._pool.care import CLOSED_CONNECTION
 from shoal._pool.core import Core
 from shoal._pool.depot import Depot, forget_shared
-from shoal._pool.failures import explain_refusal
 from shoal._pool.functions import BootPayload
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import messages as m
@@ -152,6 +151,11 @@ class Fleet:
         else:
             self._on_hopeless(kind, reason, hint)
 
+    def _refused(self, error: OSError) -> None:
+        from shoal._pool.failures import explain_refusal
+
+        self.fail("start", *explain_refusal(error))
+
     def _unpause(self) -> None:
         self._paused = False
 
@@ -204,7 +208,7 @@ class Fleet:
                 captured=core.options.capture != "inherit",
             )
         except OSError as error:
-            self.fail("start", *explain_refusal(error))
+            self._refused(error)
             return None
         core.workers[worker.number] = worker
         self._tokens[worker.number] = worker
@@ -215,7 +219,7 @@ class Fleet:
             events = self._launch(worker)
         except OSError as error:
             self._forget(worker)
-            self.fail("start", *explain_refusal(error))
+            self._refused(error)
             return None
         worker.close_theirs()
         core.counters.workers_started += 1

@@ -12,7 +12,6 @@ Invariants
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -56,6 +55,8 @@ def boot_payload(
     return function, args, [codec.frozen(buffer) for buffer in buffers]
 
 
+#: The bytes of a pickled function: the stream, then each buffer.
+Content = tuple[bytes, tuple[bytes, ...]]
 #: A function as it is sent: (id, payload, its buffers).
 Form = tuple[int, codec.Payload, list[Buffer]]
 
@@ -82,7 +83,7 @@ class FunctionBook:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._by_identity: OrderedDict[int, FunctionRecord] = OrderedDict()
-        self._by_bytes: OrderedDict[bytes, FunctionRecord] = OrderedDict()
+        self._by_bytes: OrderedDict[Content, FunctionRecord] = OrderedDict()
         self._forgotten: list[int] = []
 
     def record(self, fn: Callable[..., Any]) -> FunctionRecord:
@@ -110,7 +111,7 @@ class FunctionBook:
             record = self._new(fn, payload, buffers)
             record.transient = True
             return record
-        key = _digest(payload, buffers)
+        key = _content(payload, buffers)
         known = self._by_bytes.get(key)
         return known if known is not None else self._store(self._by_bytes, key, self._new(fn, payload, buffers))
 
@@ -170,14 +171,11 @@ def own_bytes(buffer: Any) -> int:
     return sum(part.nbytes for part in parts_of(buffer))
 
 
-def _digest(payload: codec.Payload, buffers: list[Any]) -> bytes:
+def _content(payload: codec.Payload, buffers: list[Any]) -> Content:
     """Return what two pickles have in common if and only if they are equal; a shared segment counts by its identity."""
     main = payload if isinstance(payload, bytes) else payload[0] or b""
-    digest = hashlib.blake2b(main, digest_size=20)
+    rest: list[bytes] = []
     for buffer in buffers:
         segment = shared_segment(buffer)
-        parts = [memoryview(segment.id)] if segment is not None else parts_of(buffer)
-        digest.update(sum(part.nbytes for part in parts).to_bytes(8, "little"))
-        for part in parts:
-            digest.update(part)
-    return digest.digest()
+        rest.append(segment.id if segment is not None else b"".join(parts_of(buffer)))
+    return main, tuple(rest)

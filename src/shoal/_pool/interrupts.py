@@ -57,9 +57,11 @@ class _MainShield(Shield):
         self._originals = originals
         self._pending: list[tuple[int, FrameType | None]] = []
         self.waiting = False
-        self._door = _Door(self)
+        self._door: _Door | None = None
 
     def open(self) -> Any:
+        if self._door is None:
+            self._door = _Door(self)
         return self._door
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -83,6 +85,7 @@ class _MainShield(Shield):
     ) -> None:
         for signum, original in self._originals.items():
             signal.signal(signum, original)
+        self._door = None  # it holds us: else each wait would leave a cycle to the garbage collector
         if error is None:
             self.deliver()
 

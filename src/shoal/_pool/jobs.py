@@ -24,16 +24,11 @@ from shoal._settings import TaskOptions
 from shoal._wire import codec
 from shoal._wire import messages as m
 from shoal._wire.frames import LARGE_BYTES
-from shoal.errors import InitializerFailed, MainGuardMissing, StartFailed
 
 if TYPE_CHECKING:
     from shoal._pool.batching import Pace
     from shoal._pool.dispatcher import Span
     from shoal._pool.future import Future
-
-
-#: Errors that are not a task's: no worker could be had.
-POOL_WIDE = (StartFailed, InitializerFailed, MainGuardMissing)
 
 
 class PackFailed(Exception):
@@ -327,8 +322,15 @@ class StreamJob(MapJob):
 
 def _note(job: MapJob, index: int, error: BaseException) -> None:
     """Write on an error which task it belongs to, unless it is the pool's and all tasks share it."""
-    if not isinstance(error, POOL_WIDE):
+    if not pool_wide(error):
         note_task(error, index, lambda: job.label(index))
+
+
+def pool_wide(error: BaseException) -> bool:
+    """Say whether an error is not a task's: no worker could be had."""
+    from shoal.errors import InitializerFailed, MainGuardMissing, StartFailed
+
+    return isinstance(error, StartFailed | InitializerFailed | MainGuardMissing)
 
 
 def note_task(error: BaseException, index: int, label: Callable[[], str]) -> None:

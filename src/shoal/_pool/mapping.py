@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._pool.batching import SOON
 from shoal._pool.items import FAILED, PENDING
-from shoal._pool.jobs import POOL_WIDE, ListJob, MapJob, StreamJob
+from shoal._pool.jobs import ListJob, MapJob, StreamJob, pool_wide
 from shoal._settings import ErrorMode, TaskOptions
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _with_errors(job: ListJob, errors: ErrorMode) -> list[Any]:
     if not job.errors:
         return results
     for error in job.errors.values():
-        if isinstance(error, POOL_WIDE):  # no task's error, so no task's place
+        if pool_wide(error):  # no task's error, so no task's place
             raise error
     if errors == "skip":
         return [value for value in results if value is not FAILED]
@@ -187,7 +187,7 @@ class Stream:
                     self._taken += 1
                     value, error = job.outcomes.pop(index)
                     if error is not None:
-                        if self._errors == "raise" or isinstance(error, POOL_WIDE):
+                        if self._errors == "raise" or pool_wide(error):
                             raise error
                         if self._errors == "skip":
                             continue

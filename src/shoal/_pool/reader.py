@@ -35,7 +35,8 @@ BURST_OVER_S = 1e-3
 _LAST_WORDS_S = 0.01
 #: A waiting caller looks this long before it sleeps, while a processor has nothing else to do: waking up costs more.
 SPIN_S = 50e-6
-#: While a caller reads, the background thread looks after this time, and twice as late each time, whether it left.
+#: While a caller reads, the background thread looks after this time, and twice as late each time, whether it left: a caller that
+#: reads in short turns need not wake it then (W2). After the last it sleeps until it is woken.
 _STEP_IN_S = 0.01
 _STEP_IN_LATEST_S = 1.0
 
@@ -193,7 +194,7 @@ class Reader:
     def _background(self) -> None:
         """Read when nobody waits; serve callbacks, timers and deaths."""
         core = self._core
-        pause_s = _STEP_IN_S
+        pause_s: float | None = _STEP_IN_S
         while not self.closed.is_set():
             if self._burst:
                 core.poller.sleep(BURST_OVER_S)
@@ -202,7 +203,7 @@ class Reader:
                     core.poller.unmask()
             elif self._role.taken:
                 self._nap(lambda s=pause_s: s)  # type: ignore[misc]
-                pause_s = min(2 * pause_s, _STEP_IN_LATEST_S)
+                pause_s = 2 * pause_s if pause_s and pause_s < _STEP_IN_LATEST_S else None
             else:
                 pause_s = _STEP_IN_S
                 self._nap(core.timers.wait_s)

@@ -1,6 +1,6 @@
 """Things to do later.
 
-Role: a heap of due times. Owner: the engine; every call is made with its lock held.
+Role: a heap of due times. Owner: the engine; calls are made with its lock held, but for `wait_s` of a thread that has just stopped reading.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Timers:
 
     def wait_s(self) -> float | None:
         """Return the seconds until the next action, None if there is none."""
-        return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None
+        first = self._heap[:1]  # one look: the one call without the lock may lose a race, but not fail
+        return max(0.0, first[0][0] - time.monotonic()) if first else None
 
     def take_due(self) -> list[Action]:
         """Remove and return what is due."""

@@ -57,7 +57,7 @@ class WorkerHandle:
         self.sending = threading.Lock()  # whoever has it encodes and sends; never waited for
         self.heard_ns = 0  # when it last said something, or was handed work while idle
         self.doomed: str | None = None  # why we killed it, if we did
-        self.watched = False  # a deadline check is pending
+        self.watched_ns = 0  # when a deadline check is due, 0 if none is
         self.tasks_done = 0
         self.reader = FrameReader()
         self._lock = threading.Lock()
