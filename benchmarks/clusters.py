@@ -13,7 +13,7 @@ import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from benchmarks.adapter import HANG_LIMIT_S, Contender, Session
@@ -38,7 +38,7 @@ class RaySession(Session):
 
     def _remote(self, fn: Callable[..., Any]) -> Any:
         if fn not in self.remote:
-            self.remote[fn] = self.ray.remote(fn)
+            self.remote[fn] = self.ray.remote(max_retries=0)(fn)  # a task is not run again when its worker is killed
         return self.remote[fn]
 
     def submit(self, fn: Callable[..., Any], *args: Any) -> Any:
@@ -66,6 +66,7 @@ class Ray(Contender):
     name = "ray"
     title = "Ray"
     distribution = module = "ray"
+    lacks: ClassVar[Mapping[str, str]] = {"timeout": "no time limit for a task"}
     offers: ClassVar[frozenset[str]] = frozenset({"share"})
     imports = "import ray"
     body = (
@@ -81,7 +82,12 @@ class Ray(Contender):
 
 
 class DaskSession(Session):
+    #: A waiting task is given to one of the workers before it is free.
+    probes = 2
+
     def __init__(self, workers: int) -> None:
+        # As with Ray: a task is not run again when its worker is killed.
+        importlib.import_module("dask").config.set({"distributed.scheduler.allowed-failures": 0})
         client = importlib.import_module("distributed").Client
         self.client = client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
 
@@ -108,6 +114,7 @@ class Dask(Contender):
     name = "dask"
     title = "Dask"
     distribution = module = "distributed"
+    lacks: ClassVar[Mapping[str, str]] = {"timeout": "no time limit for a task"}
     offers: ClassVar[frozenset[str]] = frozenset({"share"})
     imports = "from distributed import Client"
     body = (

@@ -131,6 +131,8 @@ class Plan:
     budget_s: float
     #: Everything was asked for, in full: the result is fit to be shown.
     complete: bool
+    #: Contenders that only a full run has.
+    left_to_full: tuple[str, ...] = ()
 
 
 def parse(suite: Suite, argv: Sequence[str] | None) -> Plan:
@@ -144,16 +146,18 @@ def parse(suite: Suite, argv: Sequence[str] | None) -> Plan:
     asked = parser.parse_args(argv)
     names = _chosen(parser, "--only", asked.only, known)
     keys = _chosen(parser, "--rows", asked.rows, [case.key for case in suite.cases])
+    left = [name for name in names if asked.quick and not asked.only and name in suite.quick_leaves_out]
     if asked.rounds is not None and asked.rounds < 1:
         parser.error(f"--rounds must be at least 1, not {asked.rounds}")
     return Plan(
         suite=suite,
         quick=asked.quick,
         cases=tuple(c for c in suite.cases if c.key in keys and (c.quick_too or asked.rows or not asked.quick)),
-        contenders=tuple(name for name in names if asked.only or not asked.quick or name not in suite.quick_leaves_out),
+        contenders=tuple(name for name in names if name not in left),
         rounds=asked.rounds or (suite.quick_rounds if asked.quick else suite.full_rounds),
         budget_s=asked.budget_s or (suite.quick_budget_s if asked.quick else suite.full_budget_s),
         complete=not (asked.quick or asked.only or asked.rows),
+        left_to_full=tuple(left),
     )
 
 
@@ -176,10 +180,11 @@ def run(plan: Plan, smoke: Case | None) -> tuple[Board, dict[str, str], dict[str
     done = 0
     while done < plan.rounds:
         due = [plan.suite.limits, *(case for case in plan.cases if case.due(done))]
-        if done and time.monotonic() - start + board.next_round_s(due) > plan.budget_s:
+        names = plan.suite.taking_part(present, done)
+        if done and time.monotonic() - start + board.next_round_s(due, ["machine", *names]) > plan.budget_s:
             break
         began = time.monotonic()
-        _round(plan, board, present, done)
+        _round(plan, board, names, done)
         done += 1
         now = time.monotonic()
         _say(f"round {done} of at most {plan.rounds}: {now - began:.0f} s, {now - start:.0f} s in all")
@@ -241,6 +246,8 @@ def run_from_command_line(suite: Suite, *, smoke: Case | None = None, argv: Sequ
     versions = [*(name for name in distributions if name), *suite.libraries]
     record = report.record(plan.suite, plan.cases, plan.contenders, board, skipped)
     record |= {"run": facts, "machine": machine.describe(versions)}
+    if plan.left_to_full:
+        record["notes"].append(f"a quick run leaves out {', '.join(plan.left_to_full)}; --only names them.")
     RESULTS.mkdir(exist_ok=True)
     # A partial run must not replace the figures that the page shows.
     target = RESULTS / (f"{suite.name}.json" if plan.complete else f"{suite.name}.partial.json")

@@ -137,6 +137,8 @@ class Suite:
     leaves_out: tuple[str, ...] = ()
     #: Contenders that a quick run has only when they are asked for by name.
     quick_leaves_out: tuple[str, ...] = ()
+    #: Rounds that a contender takes part in at most, where that is fewer than the others.
+    most_rounds: Mapping[str, int] = field(default_factory=dict)
     #: Distributions, beside the contenders', whose version matters.
     libraries: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = ()
@@ -150,6 +152,10 @@ class Suite:
 
     def rows(self) -> list[Row]:
         return [row for case in self.cases for row in case.rows]
+
+    def taking_part(self, contenders: Iterable[str], round_number: int) -> list[str]:
+        """Return who of them is due in a round; the first is number 0."""
+        return [name for name in contenders if round_number < self.most_rounds.get(name, math.inf)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +226,13 @@ class Board:
             total[case] = total.get(case, 0.0) + sum(outcome.took_s for outcome in outcomes)
         return total
 
-    def next_round_s(self, cases: Iterable[Case]) -> float:
-        """Return how long a round of these cases will probably take: as long as their longest so far."""
+    def next_round_s(self, cases: Iterable[Case], contenders: Iterable[str]) -> float:
+        """Return how long a round of these will probably take: as long as their longest so far."""
+        keys, names = {case.key for case in cases}, set(contenders)
         return sum(
             max((outcome.took_s for outcome in outcomes), default=0.0)
-            for (key, _), outcomes in self._outcomes.items()
-            if key in {case.key for case in cases}
+            for (key, name), outcomes in self._outcomes.items()
+            if key in keys and name in names
         )
 
     def summary(self, case: str, contender: str, row: str) -> Summary | None:

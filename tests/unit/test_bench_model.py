@@ -78,7 +78,14 @@ def test_the_next_round_is_expected_to_take_as_long_as_its_cases_longest():
     for contender, took_s in (("shoal", 1.0), ("shoal", 3.0), ("loky", 2.0)):
         board.add("a", contender, Outcome("ok", took_s=took_s))
     board.add("b", "shoal", Outcome("ok", took_s=50.0))
-    assert board.next_round_s([Case("a", "m:f", ())]) == 5.0
+    assert board.next_round_s([Case("a", "m:f", ())], ["shoal", "loky"]) == 5.0
+    assert board.next_round_s([Case("a", "m:f", ())], ["loky"]) == 2.0
+
+
+def test_a_contender_may_take_part_in_fewer_rounds():
+    suite = Suite("s", "S", "?", cases=(), limits=LIMITS, most_rounds={"ray": 1})
+    assert suite.taking_part(["shoal", "ray"], 0) == ["shoal", "ray"]
+    assert suite.taking_part(["shoal", "ray"], 1) == ["shoal"]
 
 
 @pytest.mark.parametrize(("ours", "limit", "reached"), [(15.0, 10.0, True), (16.0, 10.0, False), (1.0, None, None)])

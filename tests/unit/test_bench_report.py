@@ -218,6 +218,12 @@ def test_a_quick_run_has_slow_starters_only_by_name():
     assert "ray" in harness.parse(data_suite.SUITE, []).contenders
 
 
+def test_a_quick_run_says_whom_it_left_out():
+    assert "ray" in harness.parse(pool.SUITE, ["--quick"]).left_to_full
+    assert not harness.parse(pool.SUITE, ["--quick", "--only", "ray"]).left_to_full
+    assert not harness.parse(pool.SUITE, []).left_to_full
+
+
 def test_a_quick_run_has_the_long_cases_only_by_name():
     assert "result-read" not in [case.key for case in harness.parse(data_suite.SUITE, ["--quick"]).cases]
     assert [case.key for case in harness.parse(data_suite.SUITE, ["--quick", "--rows", "result-read"]).cases] == [
