@@ -111,6 +111,22 @@ def test_each_item_is_told_once_when_results_are_fetched_and_the_rest_is_taken_b
     assert interleavings(make, FILES) > 100
 
 
+@pytest.mark.parametrize("length", [2, ITEMS])
+def test_nothing_that_was_handed_back_is_run_after_a_second_recall(length):
+    def make():
+        scene = Scene(length, explode=None)
+
+        def twice():
+            scene.take_back()
+            first = scene.back
+            scene.take_back()
+            scene.back = scene.back or first
+
+        return [scene.run, twice], scene.check
+
+    assert interleavings(make, FILES, preemptions=2, fine=False) > 100
+
+
 def test_the_search_finds_a_loop_that_forgets_what_was_told(monkeypatch):
     def forgetful(chunk):
         part = real(chunk)

@@ -35,6 +35,8 @@ _SHORT_S, _SHORT_COLD_S = 0.01, 0.5
 _SETTLE_S, _SETTLE_COLD_S = 0.001, 0.02
 #: One item says little about the others, unless it took this long: then starting workers is lost in it.
 _TELLING_S = 1.0
+#: Most items run between two looks at the clock: the next may cost a thousand times what the last did.
+_BLOCK = 512
 #: Most items pickled to see what sending them costs.
 _SAMPLE = 64
 #: Tasks longer than this are not run here while workers start: the first worker is there sooner.
@@ -82,14 +84,31 @@ class Course:
 
     def go(self, retries: int) -> list[Any]:
         """Run everything."""
+        began = perf_counter()
+        try:
+            if self._run(began):
+                return self._hand_over(retries)
+        except BaseException as error:
+            self.choice.reason = f"it ended with {type(error).__name__}"
+            raise
+        finally:
+            self._conclude(perf_counter() - began)
+        return self._finished()
+
+    def _run(self, began: float) -> bool:
+        """Run items here until all are done, or workers are worth it: then True."""
         results, total = self.results, len(self.items)
-        began = now = perf_counter()
+        now = began
         look_at = _SETTLE_S  # seconds of work after which to look for workers
         size = 1
         while (at := len(results)) < total:
             start = now
-            self._append(results, at, min(at + size, total))
-            now = perf_counter()
+            stop = min(at + size, total)
+            while True:
+                self._append(results, len(results), stop if self._stays else min(stop, len(results) + _BLOCK))
+                now = perf_counter()
+                if len(results) == stop or now - start > 4 * BATCH_S:
+                    break
             count, took_s, spent_s = len(results) - at, max(now - start, 1e-9), now - began
             size = max(1, min(8 * count, int(BATCH_S * count / took_s)))
             if self._stays:
@@ -107,20 +126,19 @@ class Course:
                 and expected_s >= _SHORT_S
                 and not self._early(spent_s, expected_s)
             ):
-                workers = self._look(left, cost_s, spent_s)
-                if workers:
-                    return self._hand_over(retries, workers, cost_s)
+                self.choice.cost_s = cost_s
+                if self._look(left, cost_s, spent_s):
+                    return True
                 look_at = 1.5 * spent_s
                 now = perf_counter()
-        self._conclude(perf_counter() - began)
-        return self._finished()
+        return False
 
     def _append(self, out: list[Any], start: int, stop: int) -> list[Any]:
         """Run items `start..stop` here; append their outcomes, and return them all."""
         fn = self.fn
         first = start - len(out)  # the item of the first place
-        while (at := first + len(out)) < stop:
-            piece = self.items[at:stop]
+        piece = iter(self.items[start:stop])
+        while first + len(out) < stop:
             try:
                 if self.star:
                     for args in piece:
@@ -153,10 +171,11 @@ class Course:
         return self.results
 
     def _conclude(self, spent_s: float) -> None:
-        """Note what was done when all of it was done here."""
+        """Note what was done."""
         choice = self.choice
-        choice.here = len(self.results)
-        choice.cost_s = spent_s / choice.here if choice.here else 0.0
+        if not choice.workers:
+            choice.here = len(self.results)
+            choice.cost_s = spent_s / choice.here if choice.here else 0.0
         choice.reason = choice.reason or f"all of it takes {show(spent_s)}: over before workers would have helped"
 
     # --- whether ------------------------------------------------------------------------------
@@ -169,8 +188,8 @@ class Course:
 
         return default.running_pool() is None
 
-    def _look(self, left: int, cost_s: float, spent_s: float) -> int:
-        """Return how many workers to bring in now; 0 is none, and why is noted."""
+    def _look(self, left: int, cost_s: float, spent_s: float) -> bool:
+        """Say whether to bring in workers now; how many, and why, is noted."""
         from shoal._os import cpus, interpreter
         from shoal._pool import choice, default
 
@@ -180,12 +199,11 @@ class Course:
         if interpreter.is_worker():
             return self._stay("this is a worker: the other processors are its neighbours'")
         if self._carry_s is None:
-            from shoal.errors import NotPicklable
-
             try:
                 self._carry_s = self._weigh(cost_s)
-            except NotPicklable as refused:
-                return self._stay(f"it cannot be sent to workers: {str(refused).splitlines()[0]}")
+            except Exception as refused:  # classes may raise anything when they are pickled or rebuilt
+                said = str(refused).splitlines() or [type(refused).__name__]
+                return self._stay(f"it cannot be sent to workers: {said[0]}")
         pool = default.running_pool()
         ready = 0
         if pool is not None:
@@ -196,6 +214,7 @@ class Course:
         )
         rest = f"{left:,} tasks of {show(cost_s)} were left"
         if workers:
+            self.choice.workers = workers
             best_s = choice.finish_s(left, cost_s, self._carry_s, workers)
             self.choice.reason = f"{rest}: {show(left * cost_s)} here, about {show(best_s)} with {workers} workers"
         elif pool is not None and most < 2:
@@ -204,15 +223,15 @@ class Course:
             self.choice.reason = f"{rest}, and sending one there and its result back takes {show(self._carry_s)}"
         else:
             self.choice.reason = f"{rest}: {show(left * cost_s)}, too little for workers"
-        return workers
+        return workers > 0
 
-    def _stay(self, reason: str) -> int:
+    def _stay(self, reason: str) -> bool:
         self._stays = True
         self.choice.reason = reason
-        return 0
+        return False
 
     def _weigh(self, cost_s: float) -> float:
-        """Return the seconds that sending one item and its result take. Raises NotPicklable."""
+        """Return the seconds that sending one item and its result take. Raises what pickling and unpickling raise."""
         from shoal._os.interpreter import main_module
         from shoal._pool.functions import own_bytes
         from shoal._wire import codec
@@ -236,14 +255,13 @@ class Course:
 
     # --- with workers ---------------------------------------------------------------------------
 
-    def _hand_over(self, retries: int, workers: int, cost_s: float) -> list[Any]:
+    def _hand_over(self, retries: int) -> list[Any]:
         """Have workers run what is left."""
         from shoal._pool import default, mapping
         from shoal._settings import TaskOptions
-        from shoal.errors import MainGuardMissing, StartFailed
+        from shoal.errors import MainGuardMissing, PoolClosed, StartFailed
 
         choice, done = self.choice, len(self.results)
-        choice.workers, choice.cost_s = workers, cost_s
         job: ListJob | None = None
         try:
             engine = default.default_pool()._engine_now()
@@ -256,35 +274,37 @@ class Course:
                 self.results,
                 self.failures,
                 star=self.star,
-                cost_s=cost_s,
-                workers=workers,
+                cost_s=choice.cost_s,
+                workers=choice.workers,
+                run_here=self._run_one,
             )
-            choice.sent = len(self.items) - done - self._bridge(engine, job, cost_s)
-            choice.here = len(self.items) - choice.sent
+            choice.here, choice.sent = done, len(self.items) - done
+            if choice.cost_s <= _BRIDGED_S:
+                self._bridge(engine, job)
             return mapping.collect(engine, job, self.errors)  # type: ignore[arg-type]
-        except (StartFailed, MainGuardMissing) as refused:
+        except (StartFailed, MainGuardMissing, PoolClosed) as refused:
             return self._after_all(job, refused)
+        except BaseException:
+            if job is not None:
+                engine.give_up(job)
+            raise
 
-    def _bridge(self, engine: Engine, job: ListJob, cost_s: float) -> int:
-        """Go on here until the first worker is ready; returns how many items that were."""
-        ran = 0
-        if cost_s > _BRIDGED_S:
-            return 0
-        size = max(1, int(_BRIDGE_S / max(cost_s, 1e-9)))
+    def _run_one(self, index: int) -> Any:
+        """Run an item that cannot be pickled."""
+        self.choice.here += 1
+        self.choice.sent -= 1
+        return self._append([], index, index + 1)[0]
+
+    def _bridge(self, engine: Engine, job: ListJob) -> None:
+        """Go on here until the first worker is ready."""
+        choice = self.choice
+        size = max(1, min(_BLOCK, int(_BRIDGE_S / max(choice.cost_s, 1e-9))))
         while (claimed := engine.claim(job, size)) is not None:
             start, stop = claimed
-            before = len(self.failures)
-            try:
-                values = self._append([], start, stop)
-            except BaseException:
-                engine.settle_claimed(job, start, stop, None)
-                engine.give_up(job)
-                raise
-            if len(self.failures) > before:
-                job.errors.update(self.failures)
+            values = self._append([], start, stop)
             engine.settle_claimed(job, start, stop, values)
-            ran += stop - start
-        return ran
+            choice.here += stop - start
+            choice.sent -= stop - start
 
     def _after_all(self, job: ListJob | None, refused: BaseException) -> list[Any]:
         """No worker could be had: run here what they did not (A2)."""
@@ -301,7 +321,6 @@ class Course:
         for index, value in enumerate(self.results):
             if value is PENDING or (value is FAILED and index not in self.failures):
                 self.results[index] = self._append([], index, index + 1)[0]
-        choice.here = len(self.items)
         return self._finished()
 
 

@@ -45,6 +45,8 @@ LONG_S = 0.002
 UNKNOWN_S = WHOLE.hold_s / 2
 #: Tasks of up to this length may be prefetched one deep while plenty of others wait.
 PREFETCH_S = 0.05
+#: Tasks that take less together than waking a worker for them are given to one that is awake anyway.
+WAKE_S = 50e-6
 #: Most items in one hand-over, so that one frame stays a bounded piece of work for the parent.
 MOST_ITEMS = 50_000
 #: Most bytes of items in one hand-over, by the sizes seen so far: what is handed over is in memory twice.

@@ -41,7 +41,9 @@ def default_pool() -> Pool:
 def running_pool() -> Pool | None:
     """Return the default pool if it has been used and can be used again."""
     pool = _pool
-    return pool if pool is not None and pool._engine and not pool._closed and _owner == os.getpid() else None
+    if pool is None or pool._engine is None or pool._closed or _owner != os.getpid() or pool._engine.core.closing:
+        return None
+    return pool
 
 
 def _after_fork_in_child() -> None:
@@ -76,7 +78,7 @@ def map(
             begins in this process, measures, and brings in workers of the default pool only if what remains is
             worth it, so a short map costs no more than the loop; `explain` says what was done and why. It is the one mode
             in which `fn` **may run in your own process**: what it changes there stays changed, and if it crashes, your
-            program does. What cannot be pickled is run there, too. With a `timeout` workers run all of it.
+            program does. Arguments that cannot be pickled are run there, too. With a `timeout` workers run all of it.
         timeout: Seconds each task may run; None is no limit.
         retries: Runs to add when a task's worker died or its timeout passed.
         errors: ``"raise"`` the first error at once and give up the rest, ``"return"`` errors in the place of
@@ -86,6 +88,8 @@ def map(
         return _map_here_first(fn, iterables, retries, errors)
     from shoal._pool.executor import Pool
 
+    if isinstance(workers, str) and str(workers) != "auto":
+        raise ValueError(f'workers must be a number, "auto", or None for the default pool, not {workers!r}')
     if workers is None or workers == "auto":
         return _view(default_pool(), timeout, retries)._collect(fn, iterables, errors)
     with Pool(workers, spare=False) as pool:
@@ -95,18 +99,25 @@ def map(
 def _map_here_first(
     fn: Callable[..., T], iterables: tuple[Iterable[Any], ...], retries: int, errors: ErrorMode
 ) -> list[T]:
+    from shoal._os.interpreter import unguarded_import
     from shoal._pool import auto
     from shoal._pool.items import as_items
 
-    if retries != 0 or errors != "raise":  # what is given is checked as everywhere
+    place = unguarded_import()
+    if place is not None:
+        from shoal.errors import MainGuardMissing
+
+        raise MainGuardMissing(script=place)
+    if type(retries) is not int or retries != 0 or errors != "raise":  # what is given is checked as everywhere
         from shoal._settings import ErrorMode, TaskOptions, check_choice
 
         TaskOptions(retries=retries)
         check_choice("errors", errors, ErrorMode)
-    if not callable(fn):
-        raise TypeError(f"the function to run must be callable, not {fn!r}")
-    if not iterables:
-        raise TypeError("map needs at least one iterable")
+    given: object = fn
+    if not callable(given):
+        from shoal._wire.codec import short
+
+        raise TypeError(f"the function to run must be callable, not {short(fn)}")
     items, star = as_items(iterables)
     return auto.run(fn, items, errors, retries, star=star)
 

@@ -27,7 +27,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shoal._pool.batching import PREFETCH_S, UNKNOWN_S, share
+from shoal._pool.batching import PREFETCH_S, UNKNOWN_S, WAKE_S, share
 
 if TYPE_CHECKING:
     from shoal._pool.jobs import Job
@@ -89,7 +89,7 @@ class Dispatcher:
         self._owed = 0  # tasks in flight
         self._last_id = 0
         self.waiting = 0  # tasks in the backlog
-        self.claimed = 0  # tasks that callers run themselves
+        self._claims: dict[int, int] = {}  # id of a job -> its tasks that the caller runs itself
 
     # --- what others read ---------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class Dispatcher:
     @property
     def has_work(self) -> bool:
         """Whether anything waits, is in flight or claimed."""
-        return bool(self.waiting or self._owed or self.claimed)
+        return bool(self.waiting or self._owed or self._claims)
 
     def in_flight(self, number: int) -> int:
         """Return how many tasks worker `number` owes."""
@@ -177,12 +177,16 @@ class Dispatcher:
             return None
         span = backlog[0]
         start, stop = span.start, min(span.stop, span.start + most)
-        self.claimed += stop - start
+        self._claims[id(job)] = stop - start
         self.waiting -= stop - start
         span.start = stop
         if start + most >= span.stop:
             backlog.popleft()
         return start, stop
+
+    def unclaim(self, job: Job) -> None:
+        """Take in that the caller has done what it claimed of `job`, or never will."""
+        self._claims.pop(id(job), None)
 
     # --- workers come and go --------------------------------------------------------------------
 
@@ -243,12 +247,16 @@ class Dispatcher:
         """Hand work to every worker that can take some; returns (worker, span) pairs to send."""
         handed: list[tuple[int, Span]] = []
         backlog = self._backlog
+        filling: Slot | None = None
         while backlog and (self._idle or self._hungry):
-            slot = next(iter(self._idle.values() if self._idle else self._hungry.values()))
             span = backlog[0]
             if span.dropped:
                 backlog.popleft()
                 continue
+            if filling is not None and filling.held_s < WAKE_S and filling.number in self._hungry:
+                slot = filling
+            else:
+                slot = filling = next(iter(self._idle.values() if self._idle else self._hungry.values()))
             count = share(span.job.pace, span.job.grain, slot.held_s, self.waiting, len(self._slots), self._owed)
             if slot.allowance is not None:
                 count = min(count, slot.allowance)

@@ -24,6 +24,7 @@ from typing import Any
 
 from shoal._os.interpreter import main_module
 from shoal._pool import interrupts, program
+from shoal._pool.batching import WAKE_S
 from shoal._pool.callbacks import Callbacks
 from shoal._pool.core import Core
 from shoal._pool.deaths import Deaths
@@ -105,7 +106,9 @@ class Engine:
                 self.fleet.allow(core.options.workers)
                 core.counters.submitted += 1
                 task.span = core.dispatcher.add(task, 0, 1)
-                if core.dispatcher.idle:  # who is busy gets more when it reports, several tasks to a frame
+                # Who is busy gets more when it reports, several tasks to a frame. In a burst short ones are handed out by the
+                # read that comes every half millisecond, so that not each of them wakes a worker.
+                if core.dispatcher.idle and not (self.reader.bursting and (task.pace.cost_s or WAKE_S) < WAKE_S):
                     handed = self.outbox.hand_out()
                 self.fleet.keep_strength()
             if task.buffers:
@@ -147,17 +150,17 @@ class Engine:
         The caller gives them to `settle_claimed`. None: workers are ready, or nothing waits, or something else comes first.
         """
         self.reader.in_burst()  # reading here costs less than a background thread that wants to run between the caller's tasks
-        with self.core.lock:
+        with interrupts.deferred(), self.core.lock:  # a signal that raises must not tear the count
             return None if self.core.closing else self.core.dispatcher.claim(job, most)
 
-    def settle_claimed(self, job: Job, start: int, stop: int, values: Sequence[Any] | None) -> None:
-        """Take in the results of claimed tasks; None if there are none and the job is given up. Any thread."""
-        with self.core.lock:
-            self.core.dispatcher.claimed -= stop - start
-            if values is not None:
+    def settle_claimed(self, job: Job, start: int, stop: int, values: Sequence[Any]) -> None:
+        """Take in the results of claimed tasks. Any thread."""
+        with interrupts.deferred():
+            with self.core.lock:
+                self.core.dispatcher.unclaim(job)
                 self.core.counters.done += stop - start
                 self.core.later.append(lambda: job.settle(start, values))  # by the pump, like everything else (J1)
-        self.core.poller.wake()
+            self.core.poller.wake()
 
     def _send(self, workers: list[WorkerHandle]) -> None:
         for worker in workers:
@@ -264,6 +267,7 @@ class Engine:
                 return
             job.given_up = True
             self.core.dispatcher.drop(job)
+            self.core.dispatcher.unclaim(job)
             if any(True for _ in self.core.dispatcher.spans_of(job)):
                 self._asked.append(lambda: self.care.chase(job))
         job.drop()

@@ -75,7 +75,7 @@ class AutoReport:
         where = f"{self.tasks_here:,} {_tasks(self.tasks_here)} in this process"
         if self.tasks_sent:
             where += f", {self.tasks_sent:,} by up to {self.workers} workers"
-        return f'map of {self.function} with workers="auto": {where}\n  {self.reason}'
+        return f'map of {self.function} with workers="auto": {where}' + (f"\n  {self.reason}" if self.reason else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -268,7 +268,7 @@ class Fleet:
             "argv": [str(word) for word in sys.argv],
             "sys_path": None if forked else [str(entry) for entry in sys.path],
             "blas_threads": max(1, self._cpus // self._core.options.workers),
-            "spin_ns": SPIN_NS if self._cpus > 1 else 0,
+            "spin_ns": SPIN_NS if 1 < self._cpus >= self._core.options.workers else 0,
             "arena_bytes": self._depot.limit_bytes // self._core.options.workers,
             "main": None if main is None else (main.kind, main.name, main.path, main.init_name),
             "initializer": None if function is None else (function, args),

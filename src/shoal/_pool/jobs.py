@@ -95,6 +95,10 @@ class Job:
         """Take in that a task failed for good."""
         raise NotImplementedError
 
+    def unsendable(self, index: int, error: BaseException) -> None:
+        """Take in that a task cannot be sent to a worker."""
+        self.fail(index, error)
+
     def drop(self) -> None:
         """Take in that the job was given up: whoever waits for it is told."""
         raise NotImplementedError
@@ -226,7 +230,7 @@ class MapJob(Job):
 class ListJob(MapJob):
     """A map over a known sequence; results are kept in order until the end."""
 
-    __slots__ = ("errors", "items", "results", "settled")
+    __slots__ = ("errors", "items", "results", "run_here", "settled", "unsent")
 
     grain = WHOLE
 
@@ -246,6 +250,8 @@ class ListJob(MapJob):
         self.results: list[Any] = [PENDING] * len(items)
         self.settled = 0
         self.errors: dict[int, BaseException] = {}
+        self.run_here: Callable[[int], Any] | None = None  # runs what cannot be sent, in the caller's thread
+        self.unsent: list[int] = []
 
     def item(self, index: int) -> Any:
         return self.items[index]
@@ -264,6 +270,21 @@ class ListJob(MapJob):
         self.results[index] = FAILED
         self.settled += 1
         self._notify()
+
+    def unsendable(self, index: int, error: BaseException) -> None:
+        if self.run_here is None:
+            self.fail(index, error)
+            return
+        self.unsent.append(index)
+        self.settled += 1
+        self._notify()
+
+    def finish(self) -> None:
+        """Run what could not be sent, when the rest is done. The caller's thread."""
+        run_here = self.run_here
+        if run_here is not None:
+            for index in self.unsent:
+                self.results[index] = run_here(index)
 
     @property
     def done(self) -> bool:

@@ -36,8 +36,17 @@ def list_job(
     record = engine.functions.record(fn)
     job = ListJob(fn, record, options, items, star=star, main_is_lost=engine.main_is_lost)
     if items:
-        engine.submit_many(job, 0, len(items))
+        _hand_over(engine, job, 0)
     return job
+
+
+def _hand_over(engine: Engine, job: ListJob, start: int, workers: int | None = None) -> None:
+    """Queue the tasks from `start` on; a signal that strikes in between gives them up (M1)."""
+    try:
+        engine.submit_many(job, start, len(job.results), workers=workers)
+    except BaseException:
+        engine.give_up(job)
+        raise
 
 
 def rest_job(
@@ -51,18 +60,21 @@ def rest_job(
     star: bool,
     cost_s: float,
     workers: int,
+    run_here: Callable[[int], Any],
 ) -> ListJob:
-    """Start a map of whose items the first are `done`, `failures` among them, with the rest handed over.
+    """Start a map of whose items the first are `done`, with the rest handed over.
 
     One of the rest takes about `cost_s` seconds. Up to `workers` workers are started for it, if fewer are there.
+    Items that cannot be pickled are given to `run_here` by `collect`. `failures` are the errors of the first, to be added to.
     """
     record = engine.functions.record(fn)
     record.pace.cost_s = cost_s  # measured a moment ago
     job = ListJob(fn, record, options, items, star=star, main_is_lost=engine.main_is_lost)
     job.results[: len(done)] = done
     job.settled = len(done)
-    job.errors.update(failures)
-    engine.submit_many(job, len(done), len(items), workers=workers)
+    job.errors = failures
+    job.run_here = run_here
+    _hand_over(engine, job, len(done), workers)
     return job
 
 
@@ -77,6 +89,7 @@ def collect(engine: Engine, job: ListJob, errors: ErrorMode) -> list[Any]:
             engine.wait(lambda: job.done or job.given_up, job.condition, None)
         if not job.done:
             raise cancelled(job)
+        job.finish()
     finally:
         if not job.done:
             engine.give_up(job)  # M1

@@ -149,6 +149,6 @@ class Outbox:
             if ours:
                 self._core.counters.failed += 1
                 # Settled by the pump like everything else (J1).
-                self._core.later.append(lambda: span.job.fail(failed.index, failed.error))
+                self._core.later.append(lambda: span.job.unsendable(failed.index, failed.error))
         self._core.poller.wake()
         return ours

@@ -6,7 +6,8 @@ serves callbacks and timers. Owner: `engine.Engine`.
 
 Invariants
     W1  Only the holder of the role pumps.
-    W2  While the background thread sleeps, either nothing is due, or it wakes when it is, or somebody else counts: whoever
+    W2  After `bursting` has become false somebody pumps, so what was not handed out in the burst is.
+    W3  While the background thread sleeps, either nothing is due, or it wakes when it is, or somebody else counts: whoever
         leaves with something due wakes it if it would sleep longer.
 """
 
@@ -36,7 +37,7 @@ _LAST_WORDS_S = 0.01
 #: A waiting caller looks this long before it sleeps, while a processor has nothing else to do: waking up costs more.
 SPIN_S = 50e-6
 #: While a caller reads, the background thread looks after this time, and twice as late each time, whether it left: a caller that
-#: reads in short turns need not wake it then (W2). After the last it sleeps until it is woken.
+#: reads in short turns need not wake it then (W3). After the last it sleeps until it is woken.
 _STEP_IN_S = 0.01
 _STEP_IN_LATEST_S = 1.0
 
@@ -63,7 +64,7 @@ class Reader:
         self._stepping_in = 0.0  # when the background thread looks by itself, by `time.monotonic`
         self._submitted = 0.0  # when the last task was submitted
         self._read = 0.0  # when somebody last read
-        self._burst = False
+        self.bursting = False  # tasks are submitted one after the other, and whoever does so reads
         self._thread = threading.Thread(target=self._background, name="shoal-pool", daemon=True)
 
     def start(self) -> None:
@@ -90,10 +91,10 @@ class Reader:
         self._read_now_and_then(now)
 
     def _read_now_and_then(self, now: float) -> None:
-        if not self._burst:
+        if not self.bursting:
             self._read = now
             self._core.poller.mask()
-            self._burst = True  # after masking: the background thread unmasks whenever it finds this set for too long
+            self.bursting = True  # after masking: the background thread unmasks whenever it finds this set for too long
             self._core.poller.nudge()
         elif now - self._read > BURST_READ_S:
             with interrupts.deferred() as shield:
@@ -147,10 +148,11 @@ class Reader:
                 try:
                     self._read_until(ready, limit, shield)
                 finally:
-                    self._burst = False
+                    self.bursting = False
                     self._core.poller.unmask()
                     self._role.leave()
                     self._leave_timers()
+                    self._leave_work()
             if self._callbacks and threading.current_thread() is not self._thread:
                 self._callbacks.give_time()
         except KeyboardInterrupt:
@@ -162,6 +164,12 @@ class Reader:
         """Leave what is due later to the background thread, which has not been counting. Woken only if it would be late."""
         due_s = self._core.timers.wait_s()
         if due_s is not None and time.monotonic() + due_s + _STEP_IN_S < self._stepping_in:
+            self._core.poller.wake()
+
+    def _leave_work(self) -> None:
+        """Have what was not handed out in a burst handed out (W2). A submit queues first and then asks whether there is a burst."""
+        dispatcher = self._core.dispatcher
+        if dispatcher.waiting and dispatcher.idle:
             self._core.poller.wake()
 
     def _spin_s(self) -> float:
@@ -196,13 +204,15 @@ class Reader:
         core = self._core
         pause_s: float | None = _STEP_IN_S
         while not self.closed.is_set():
-            if self._burst:
+            if self.bursting:
                 core.poller.sleep(BURST_OVER_S)
                 if time.monotonic() - self._submitted > BURST_OVER_S:
-                    self._burst = False
+                    self.bursting = False
                     core.poller.unmask()
+                    self._leave_work()
             elif self._role.taken:
-                self._nap(lambda s=pause_s: s)  # type: ignore[misc]
+                # Asked again when `_stepping_in` is set: whoever left in between did not see it (W3).
+                self._nap(lambda s=pause_s: s if self._role.taken else 0.0)  # type: ignore[misc]
                 pause_s = 2 * pause_s if pause_s and pause_s < _STEP_IN_LATEST_S else None
             else:
                 pause_s = _STEP_IN_S
@@ -230,7 +240,7 @@ class Reader:
         self._stepping_in = 0.0
 
     def _in_burst_now(self) -> bool:
-        return self._burst  # asked again because another thread may have changed it
+        return self.bursting  # asked again because another thread may have changed it
 
 
 def _left(limit: float | None) -> float | None:

@@ -93,7 +93,8 @@ class Chunk:
                 del items[fetched:]
                 fetched = _fetched(position)  # the loop may have gone on before the cut
             # A walk at its end has announced all it fetched, and nothing else is announced before the lock is free.
-            self._claimed = at + fetched if fetched is not None else self._words[INDEX] + 1
+            # Never more than before: one cut short by an earlier recall may have announced an item it could not fetch.
+            self._claimed = min(self._claimed, at + fetched if fetched is not None else self._words[INDEX] + 1)
         if self._claimed >= self._stop:
             return None
         self._stop = self._claimed
