@@ -13,7 +13,7 @@ PIP := -m pip --disable-pip-version-check --quiet install
 # Benchmarks have an environment of their own: some peers bring half a hundred packages.
 BENCH := .venvs/bench
 # Which questions to measure: make bench SUITES=data
-SUITES ?= pool data scale
+SUITES ?= pool data scale auto
 # Further words for pytest: make test ARGS="-k pool -x"
 ARGS ?=
 

@@ -6,11 +6,13 @@ Role: measure, never decide. Owner: nobody at run time; shoal does not import th
     python -m benchmarks.data            large arrays there and back, and the pictures; some minutes more
     python -m benchmarks.scale           up to 64 workers, and a thousand on paper
     python -m benchmarks.pool --quick    the same rows with fewer tasks and rounds
+    python -m benchmarks.auto            maps against the plain loop, from 0.1 µs to 1 s a task
     python -m benchmarks.report          render the page again from the stored results
 
     question files    pool.py        which cases there are, what their rows mean, what is aimed at
                       data.py        the same for arrays
                       scale.py       the same for many workers
+                      auto.py        the same for maps that choose where to run
     contenders        adapter.py     what a case may ask of any of them
                       contenders.py  one small adapter for each peer
                       clusters.py    those for Ray and Dask

@@ -116,6 +116,10 @@ class Contender:
     def open(self, workers: int) -> Session:
         raise NotImplementedError
 
+    def choosing(self, workers: int) -> Session:
+        """Open a pool whose `map` may stay in this process where that is better, if the library has such a thing."""
+        return self.open(workers)
+
     def map_once(self, fn: Callable[..., Any], items: Sequence[Any], workers: int) -> str:
         """Open, map, close: a short program's only use of the library. Returns a note, or nothing."""
         with self.open(workers) as session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import data, pool, scale
+from benchmarks import auto, data, pool, scale
 from benchmarks.model import Suite
 
-SUITES: tuple[Suite, ...] = (pool.SUITE, data.SUITE, scale.SUITE)
+SUITES: tuple[Suite, ...] = (pool.SUITE, data.SUITE, scale.SUITE, auto.SUITE)
