@@ -15,6 +15,7 @@ Invariants
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
@@ -72,8 +73,14 @@ class Engine:
         self.care = self.inbox.care
         self.outbox = Outbox(self.core, self.care, self.depot)
         self.deaths = Deaths(self.core, self.inbox)
+        try:
+            self.reader.start()
+        except RuntimeError as refused:  # no room for a thread, or the program is ending
+            self.fleet.close()
+            self.depot.close()
+            self.core.poller.close()
+            raise OSError(errno.EAGAIN, f"no room for another thread: {refused}") from refused
         program.engines.add(self)
-        self.reader.start()
 
     def _boot_payload(self, options: PoolOptions) -> BootPayload | None:
         """Pickle the initializer and its arguments; a forked worker inherits them instead."""

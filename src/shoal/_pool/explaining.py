@@ -43,7 +43,7 @@ class FunctionReport:
         each = self.tasks / self.handed_over if self.handed_over else 0.0
         lines = [
             f"{self.function}: {self.tasks:,} {_tasks(self.tasks)}, {cost}",
-            f"  handed over in {self.handed_over:,} pieces of {each:.3g} on average, {self.largest:,} at most",
+            f"  handed over in {self.handed_over:,} pieces of {each:,.{0 if each >= 10 else 1}f} on average, {self.largest:,} at most",
             f"  now {self.rule}",
         ]
         if self.taken_back:

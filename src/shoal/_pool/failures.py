@@ -76,5 +76,5 @@ def explain_refusal(error: OSError) -> tuple[str, str | None]:
             f"raise the limit (ulimit -n, up to {hard}), close files, or use fewer workers: each takes six",
         )
     if error.errno in (errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
-        return f"the system has no room for another process ({error.strerror})", "use fewer workers"
+        return f"the system has no room for another process or thread ({error.strerror})", "use fewer workers"
     return str(error), None
