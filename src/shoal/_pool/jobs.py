@@ -230,7 +230,7 @@ class MapJob(Job):
 class ListJob(MapJob):
     """A map over a known sequence; results are kept in order until the end."""
 
-    __slots__ = ("errors", "items", "results", "run_here", "settled", "unsent")
+    __slots__ = ("errors", "failed", "items", "results", "run_here", "settled", "unsent")
 
     grain = WHOLE
 
@@ -250,6 +250,7 @@ class ListJob(MapJob):
         self.results: list[Any] = [PENDING] * len(items)
         self.settled = 0
         self.errors: dict[int, BaseException] = {}
+        self.failed = False  # one of them is enough to end the map
         self.run_here: Callable[[int], Any] | None = None  # runs what cannot be sent, in the caller's thread
         self.unsent: list[int] = []
 
@@ -267,6 +268,8 @@ class ListJob(MapJob):
     def fail(self, index: int, error: BaseException) -> None:
         _note(self, index, error)
         self.errors[index] = error
+        # That no worker could be had is for whoever can do without to make up for, when the pool has done with the job.
+        self.failed = self.failed or self.run_here is None or not pool_wide(error)
         self.results[index] = FAILED
         self.settled += 1
         self._notify()

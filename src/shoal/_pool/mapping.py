@@ -82,7 +82,7 @@ def collect(engine: Engine, job: ListJob, errors: ErrorMode) -> list[Any]:
     """Wait for a whole map and return its results."""
     try:
         if errors == "raise":
-            engine.wait(lambda: job.done or bool(job.errors) or job.given_up, job.condition, None)
+            engine.wait(lambda: job.done or job.failed or job.given_up, job.condition, None)
             if job.errors:
                 raise job.errors[min(job.errors)]
         else:
