@@ -28,6 +28,7 @@ Role: measure, never decide. Owner: nobody at run time; shoal does not import th
     arithmetic        model.py       rows, targets, medians, verdicts (pure)
     words             report.py      table on the screen, page in docs/
                       picture.py     curves as SVG (pure)
+                      bars.py        a whole table as SVG (pure)
 
 A further question is one more file like pool.py: a `Suite` of `Case`s and the line that runs it.
 """

@@ -142,6 +142,8 @@ class Suite:
     #: Distributions, beside the contenders', whose version matters.
     libraries: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = ()
+    #: Title of a picture of the whole table, if there is to be one.
+    bars: str = ""
     #: A list in Markdown for the page: how the rows were measured and what they leave out.
     notes: str = ""
     full_rounds: int = 5

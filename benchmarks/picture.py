@@ -97,7 +97,7 @@ def draw(
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="title">',
         f'<title id="title">{html.escape(title)}</title>',
-        _style(),
+        style(),
         f'<rect class="page" width="{WIDTH}" height="{HEIGHT}" rx="8"/>',
         f'<text class="heading" x="{LEFT}" y="30">{html.escape(title)}</text>',
         *_grid(x, y, places, x_text),
@@ -111,7 +111,8 @@ def _drawable(line: Line) -> tuple[tuple[float, float], ...]:
     return tuple(sorted(point for point in line.points if min(point) > 0 and all(map(math.isfinite, point))))
 
 
-def _style() -> str:
+def style() -> str:
+    """Return the style sheet of every picture: colours for the light and for the dark, words, lines."""
     light = "".join(f"--c{number}:{colours[0]};" for number, colours in enumerate(COLOURS))
     dark = "".join(f"--c{number}:{colours[1]};" for number, colours in enumerate(COLOURS))
     strokes = "".join(f".c{n}{{stroke:var(--c{n});color:var(--c{n})}}" for n in range(len(COLOURS)))
@@ -128,6 +129,11 @@ def _style() -> str:
         ".grid{stroke:#dee2e6;stroke:var(--grid);stroke-width:1}.minor{opacity:.45}"
         ".line{fill:none;stroke-width:1.8;stroke-linejoin:round}.ours{stroke-width:3.6}"
         ".mark{fill:currentColor;stroke-width:0}"
+        ".fill{fill:currentColor;stroke-width:0}.value{font-weight:600}"
+        ".row{paint-order:stroke;stroke:#ffffff;stroke:var(--page);stroke-width:4px}"
+        ".other{fill:#6c757d;fill:var(--faint);fill-opacity:.75;stroke:#ffffff;stroke:var(--page);stroke-width:1}"
+        ".axis{stroke:#212529;stroke:var(--ink);stroke-width:1.2}"
+        ".target{fill:none;stroke:#212529;stroke:var(--ink);stroke-width:2.4}"
         ".reference{fill:none;stroke:#6c757d;stroke:var(--faint);stroke-width:1.8;stroke-dasharray:6 5}"
         f"{plain}{strokes}</style>"
     )

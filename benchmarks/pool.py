@@ -447,6 +447,7 @@ SUITE = Suite(
         ),
     ),
     limits=physical.CASE,
+    bars="The pool against the best of the others",
     most_rounds={"ray": 1, "dask": 1},
     # Each takes as long to start as all the others together, or does as its twin.
     quick_leaves_out=("pool-forkserver", "ray", "dask"),

@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from benchmarks import picture
+from benchmarks import bars, picture
 from benchmarks.contenders import BY_NAME
 from benchmarks.model import OURS, Board, Case, Curve, Row, Suite, Summary, judge, show
 
@@ -332,13 +332,40 @@ def curve_lines(suite: Suite, data: Record, curve: Curve) -> list[picture.Line]:
     return [line for line in [*lines, picture.Line(curve.reference_title, reference, "reference")] if line.points]
 
 
+def bar_lanes(suite: Suite, data: Record) -> list[bars.Lane]:
+    """Return a lane for each row in which we and somebody else have a figure; none if the suite wants no such picture."""
+    targets = {row.key: row.target for row in suite.rows() if row.target is not None and row.target.of_best}
+    lanes = []
+    for row in _table_rows(data) if suite.bars else ():
+        medians = {name: cell["median"] for name, cell in row["results"].items() if cell.get("median")}
+        if OURS not in medians or row["best_peer"] not in medians:
+            continue
+        best, up, unit = medians[row["best_peer"]], row["higher_is_better"], row["unit"]
+        factors = {name: bars.better(value, best, higher_is_better=up) for name, value in medians.items()}
+        target = targets.get(row["key"])
+        wanted = None if target is None else bars.better(target.value, 1.0, higher_is_better=up)
+        figures = (
+            f"{_figure(medians[OURS], unit)} beside {_figure(best, unit)} of {data['contenders'][row['best_peer']]}"
+        )
+        others = tuple(factor for name, factor in factors.items() if name != OURS)
+        lanes.append(bars.Lane(row["title"].replace("`", ""), factors[OURS], others, wanted, figures))
+    return lanes
+
+
+def _figure(value: float, unit: str) -> str:
+    return f"{show(value, unit)} {unit}".rstrip()
+
+
 def pictures(suite: Suite, data: Record | None) -> dict[str, str]:
     """Return the pictures of a record, by file name."""
     if data is None:
         return {}
     found = {}
+    if lanes := bar_lanes(suite, data):
+        found[f"{suite.name}-rows.svg"] = bars.draw(suite.bars, lanes)
     for curve in _drawn(suite, data):
-        titles = {row["at"]: row["title"] for row in _curve_rows(data, curve.key)}
+        titles = {row.at: row.title for row in suite.limits.rows if row.curve and row.curve == curve.reference}
+        titles |= {row["at"]: row["title"] for row in _curve_rows(data, curve.key)}
         lines = curve_lines(suite, data, curve)
         found[f"{suite.name}-{curve.key}.svg"] = picture.draw(
             curve.title, curve.place, curve.unit, lines, x_text=lambda at, titles=titles: titles.get(at, "")
@@ -370,6 +397,7 @@ def _section(suite: Suite, data: Record | None) -> str:
     remarks = [*_skip_lines(data), *_absence_lines(data), *_failure_lines(data), *_left_lines(data), *data["notes"]]
     parts += [
         _machine_lines(data),
+        f"![{suite.bars}]({suite.name}-rows.svg)\n" if bar_lanes(suite, data) else "",
         _main_table(data),
         _notes(remarks),
         "How the rows were measured, and what they leave out:\n",

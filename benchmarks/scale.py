@@ -62,7 +62,7 @@ def paper(contender: Contender, params: Mapping[str, Any]) -> Figures:
     for name, _, _ in loads:
         figures[f"paper_{name}"] = figures[f"{name}_{many}"]
         figures[f"paper_{name}_growth"] = figures[f"{name}_{many}"] / figures[f"{name}_{few}"]
-    tasks = params["tasks"]
+    tasks = params["skewed"]
     figures["paper_skew"] = ideal_s(skewed, tasks, many) / SimulatedPool(many).run_map(skewed, tasks)
     return figures
 
@@ -219,6 +219,8 @@ NOTES = """\
   for work as real ones are (`benchmarks/simulation.py`); 50 µs each way. What is measured is the time spent inside the
   dispatcher, the clock's own cost taken off. Tasks of the map take 10 to 190 µs, single ones 0.1 to 1.9 ms. Pickling,
   sockets and processes are not in it. Its counts are checked by `tests/unit/test_scale.py` on every run of the tests.
+- Flat is the cost of taking in one report and of handing out one piece. Pieces get smaller towards the end of a map, and with a
+  thousand workers ten million tasks are a second of work, much of it the end: so a task of the map costs somewhat more there.
 - The ideal is all work divided by the workers. Skewed: 10 µs, and every hundredth task 10 ms.
 - Sleeping tasks are submitted one by one and their results gathered. Each pool asks for the same 2,000 tasks/s; a sleep of
   1 ms lasts longer than that (last table), which is why two workers get a little less.
@@ -238,7 +240,7 @@ SUITE = Suite(
             "benchmarks.scale:paper",
             rows=(
                 Row("paper_map", "on paper: 1,000 workers, `map` of 10,000,000, dispatcher per task", "ns"),
-                Row("paper_map_growth", "the same against two workers", "x", target=Target(1.5)),
+                Row("paper_map_growth", "the same against two workers", "x", target=Target(2.0)),
                 Row("paper_single", "on paper: 1,000 workers, 1,000,000 single tasks, dispatcher per task", "ns"),
                 Row("paper_single_growth", "the same against two workers", "x", target=Target(1.5)),
                 Row(
@@ -248,12 +250,18 @@ SUITE = Suite(
                     True,
                     Target(0.97),
                 ),
-                Row("paper_skew", "the same, one in a hundred takes 1,000 times longer", "", True, Target(0.97)),
+                Row(
+                    "paper_skew",
+                    "the same for 5,000,000, of which one in a hundred takes 1,000 times longer",
+                    "",
+                    True,
+                    Target(0.97),
+                ),
                 *_paper_points("map", "one map"),
                 *_paper_points("single", "single tasks"),
             ),
-            full={"tasks": 10_000_000, "singles": 1_000_000},
-            quick={"tasks": 200_000, "singles": 10_000},
+            full={"tasks": 10_000_000, "singles": 1_000_000, "skewed": 5_000_000},
+            quick={"tasks": 1_000_000, "singles": 10_000, "skewed": 300_000},
             limit_s=400.0,
             rounds=1,
             contenders=("shoal",),
