@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal._wire import codec
+from shoal._wire import codec, words
 from shoal._wire.frames import LARGE_BYTES, FrameReader, encode
 from shoal.errors import NotPicklable
 
@@ -152,7 +152,7 @@ def test_what_lives_in_a_main_that_workers_lack_goes_by_value(monkeypatch):
     [(len, "len"), (f, "f"), (dict.fromkeys, "dict.fromkeys"), (functools.partial(f), "partial(f)"), ({}, "dict")],
 )
 def test_callables_are_named_for_people(fn, name):
-    assert codec.describe_callable(fn) == name
+    assert words.describe_callable(fn) == name
 
 
 def test_only_what_is_found_under_its_name_counts_as_named():
@@ -297,10 +297,10 @@ def test_a_culprit_in_a_circle_is_found():
 
 
 def test_short_texts_are_short_and_on_one_line():
-    assert codec.short("a\n b" * 100, 20) == codec.short("a\n b" * 100, 20)[:20]
-    assert len(codec.short("x" * 1000)) == 60
-    assert "\n" not in codec.short(numpy.zeros((3, 3)))
-    assert codec.short(Grumpy()) == "<Grumpy whose repr() raised RuntimeError>"
+    assert words.short("a\n b" * 100, 20) == words.short("a\n b" * 100, 20)[:20]
+    assert len(words.short("x" * 1000)) == 60
+    assert "\n" not in words.short(numpy.zeros((3, 3)))
+    assert words.short(Grumpy()) == "<Grumpy whose repr() raised RuntimeError>"
 
 
 def test_payloads_move_into_a_larger_frame():

@@ -15,6 +15,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from shoal._pool.items import FAILED, PENDING
+from shoal._wire.words import describe_callable
 
 TYPE_CHECKING = False  # as type checkers read it; importing `typing` would cost more than a small map
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Choice:
     __slots__ = ("cost_s", "fn", "here", "reason", "sent", "workers")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+        self.fn = describe_callable(fn)
         self.here = self.sent = self.workers = 0
         self.cost_s = 0.0
         self.reason = ""
@@ -99,6 +100,10 @@ class Course:
         """Run items here until all are done, or workers are worth it: then True."""
         results, total = self.results, len(self.items)
         now = began
+        mark = before = (
+            began,
+            0,
+        )  # (time, tasks done by then) of two marks: what came long ago tells little of what comes
         look_at = _SETTLE_S  # seconds of work after which to look for workers
         size = 1
         while (at := len(results)) < total:
@@ -114,8 +119,10 @@ class Course:
             if self._stays:
                 size = total
                 continue
-            # What came last may be cheaper than what came first, which paid for imports and cold caches.
-            cost_s = min(spent_s / len(results), took_s / count)
+            # What came last may be cheaper than what came before it, which paid for imports and cold caches.
+            cost_s = min((now - before[0]) / (len(results) - before[1]), took_s / count)
+            if now - mark[0] >= _SETTLE_COLD_S:
+                mark, before = (now, len(results)), mark
             left = total - len(results)
             expected_s = spent_s + left * cost_s
             telling = len(results) > 1 or took_s >= _TELLING_S
@@ -152,7 +159,6 @@ class Course:
 
     def _failed(self, index: int, error: BaseException) -> Any:
         from shoal._pool.jobs import describe_call, note_task
-        from shoal._wire.codec import describe_callable
 
         item = self.items[index]
         args = tuple(item) if self.star else (item,)
@@ -326,7 +332,9 @@ class Course:
 
 def show(seconds: float) -> str:
     """Write a time with its unit, for people."""
+    if seconds >= 999.5:
+        return f"{seconds:,.0f} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
+        if seconds >= 0.9995 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 1e-6:.3g} us"

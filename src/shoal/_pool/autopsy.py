@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: A SIGKILL nobody of us sent, with less memory than this left, is likely the system's.
 _SHORT_OF_MEMORY = 0.05
-#: How long a worker gets to write its stack before it is killed. It takes well under a millisecond.
-_STACK_LIMIT_S = 0.005
+#: How long a worker gets to write its stack before it is killed. It takes well under a millisecond, on a busy machine a few.
+_STACK_LIMIT_S = 0.015
 
 
 class OomWatch:

@@ -115,7 +115,7 @@ def _map_here_first(
         check_choice("errors", errors, ErrorMode)
     given: object = fn
     if not callable(given):
-        from shoal._wire.codec import short
+        from shoal._wire.words import short
 
         raise TypeError(f"the function to run must be callable, not {short(fn)}")
     items, star = as_items(iterables)

@@ -26,7 +26,8 @@ class FunctionReport:
         cost_s: Seconds one takes, as estimated now; None before the first has finished.
         handed_over: Pieces of work given to workers.
         largest: Tasks in the largest piece.
-        taken_back: Tasks taken back from workers that were busy with another, because others had nothing to do.
+        taken_back: Tasks that came back before they had begun: their worker was busy with another while others had nothing
+            to do, or the function or an argument could not be sent as it was.
         rule: How many go at a time now, and why.
     """
 
@@ -40,14 +41,19 @@ class FunctionReport:
 
     def __str__(self) -> str:
         cost = "not measured yet" if self.cost_s is None else f"about {show(self.cost_s)} each"
-        each = self.tasks / self.handed_over if self.handed_over else 0.0
+        pieces = "1 piece"
+        if self.handed_over != 1:
+            each = (self.tasks + self.taken_back) / self.handed_over if self.handed_over else 0.0
+            pieces = f"{self.handed_over:,} pieces of {each:,.{0 if each >= 10 else 1}f} on average, {self.largest:,} at most"
         lines = [
             f"{self.function}: {self.tasks:,} {_tasks(self.tasks)}, {cost}",
-            f"  handed over in {self.handed_over:,} pieces of {each:,.{0 if each >= 10 else 1}f} on average, {self.largest:,} at most",
+            f"  handed over in {pieces}",
             f"  now {self.rule}",
         ]
         if self.taken_back:
-            lines.append(f"  {self.taken_back:,} {_tasks(self.taken_back)} taken back from workers that were held up")
+            lines.append(
+                f"  {self.taken_back:,} {_tasks(self.taken_back)} came back before they had begun, to be run by others"
+            )
         return "\n".join(lines)
 
 
@@ -84,7 +90,7 @@ class Explanation:
 
     Attributes:
         workers: Workers there may be.
-        functions: One report for each function it remembers, the one used last at the end.
+        functions: One report for each function it remembers, in the order of their first use.
         auto: The map with ``workers="auto"`` that ended last in this program; None if there was none, or for a pool
             that is not the default one.
     """

@@ -22,6 +22,7 @@ from shoal._pool.batching import Pace
 from shoal._wire import codec
 from shoal._wire.courier import shared_segment
 from shoal._wire.frames import Buffer, parts_of
+from shoal._wire.words import describe_callable, short
 
 #: Functions remembered; the oldest beyond that are forgotten, here and in the workers.
 REMEMBERED = 256
@@ -97,7 +98,7 @@ class FunctionBook:
         if known is not None and known.named is fn:
             return known
         if not callable(fn):
-            raise TypeError(f"the function to run must be callable, not {codec.short(fn)}")
+            raise TypeError(f"the function to run must be callable, not {short(fn)}")
         lost = self._main_is_lost and getattr(fn, "__module__", None) == "__main__"
         buffers: list[Buffer] = []
         payload = codec.pack_function(fn, buffers, by_value=lost)
@@ -116,7 +117,7 @@ class FunctionBook:
         return known if known is not None else self._store(self._by_bytes, key, self._new(fn, payload, buffers))
 
     def _new(self, fn: Callable[..., Any], payload: codec.Payload, buffers: list[Buffer]) -> FunctionRecord:
-        return FunctionRecord(next(self._numbers), codec.describe_callable(fn), payload, buffers)
+        return FunctionRecord(next(self._numbers), describe_callable(fn), payload, buffers)
 
     def _store(self, table: OrderedDict[Any, FunctionRecord], key: Any, record: FunctionRecord) -> FunctionRecord:
         with self._lock:

@@ -24,6 +24,7 @@ from shoal._settings import TaskOptions
 from shoal._wire import codec
 from shoal._wire import messages as m
 from shoal._wire.frames import LARGE_BYTES
+from shoal._wire.words import short
 
 if TYPE_CHECKING:
     from shoal._pool.batching import Pace
@@ -373,8 +374,8 @@ def _pickled_bytes(payload: Any) -> int:
 
 def describe_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Write a call as in source, shortened: ``resize(path='a.png')``."""
-    parts = [codec.short(value, 40) for value in args[:4]]
+    parts = [short(value, 40) for value in args[:4]]
     if len(args) > len(parts):
         parts.append("…")
-    parts += [f"{key}={codec.short(value, 40)}" for key, value in list(kwargs.items())[:4]]
+    parts += [f"{key}={short(value, 40)}" for key, value in list(kwargs.items())[:4]]
     return f"{name}({', '.join(parts)})"

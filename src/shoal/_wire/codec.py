@@ -28,6 +28,7 @@ from shoal._memory.reducers import REFUSALS, Sink, reducers
 from shoal._os.interpreter import is_worker
 from shoal._wire.courier import shared_segment
 from shoal._wire.frames import LARGE_BYTES, Buffer, parts_of
+from shoal._wire.words import describe_callable, short
 
 Payload = bytes | tuple[bytes | None, int, int]
 #: Words for a pair of arguments, ``(args, kwargs)``: errors then say which of them it is.
@@ -343,26 +344,6 @@ def is_named(fn: Any) -> bool:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found is fn
-
-
-def describe_callable(fn: Any) -> str:
-    """Name a callable for people: ``f``, ``Model.predict``, ``partial(f)``."""
-    name = getattr(fn, "__qualname__", None)
-    if isinstance(name, str):
-        return name.replace("<locals>.", "")
-    inner = getattr(fn, "func", None)
-    if inner is not None and inner is not fn:
-        return f"{type(fn).__name__}({describe_callable(inner)})"
-    return type(fn).__name__
-
-
-def short(value: Any, limit: int = 60) -> str:
-    """A `repr` for messages: bounded, on one line, and never failing."""
-    try:
-        text = " ".join(repr(value).split())
-    except BaseException as error:
-        text = f"<{type(value).__name__} whose repr() raised {type(error).__name__}>"
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def refused(obj: Any, what: What, error: BaseException) -> Exception:

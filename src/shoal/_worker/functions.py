@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal._wire import codec, remote
+from shoal._wire.words import describe_callable
 
 
 class FunctionMissing(Exception):
@@ -56,7 +57,7 @@ class FunctionTable:
     def captured(self, error: BaseException, function_id: int) -> bytes:
         """Describe what a task of this function raised. Never raises."""
         fn = self._known.get(function_id)
-        label = "the task" if fn is None or type(fn) is _Unloaded else codec.describe_callable(fn)
+        label = "the task" if fn is None or type(fn) is _Unloaded else describe_callable(fn)
         try:
             _hint_at_shared(error)
             return remote.capture(error, label)
