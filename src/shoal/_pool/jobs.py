@@ -231,7 +231,7 @@ class MapJob(Job):
 class ListJob(MapJob):
     """A map over a known sequence; results are kept in order until the end."""
 
-    __slots__ = ("errors", "failed", "items", "results", "run_here", "settled", "unsent")
+    __slots__ = ("errors", "failed", "items", "results", "run_here", "runs", "settled", "unsent")
 
     grain = WHOLE
 
@@ -250,6 +250,7 @@ class ListJob(MapJob):
         self.repeats = Repeats()
         self.results: list[Any] = [PENDING] * len(items)
         self.settled = 0
+        self.runs: dict[int, int] = {}  # first task -> how many were settled at once, for who takes them in order
         self.errors: dict[int, BaseException] = {}
         self.failed = False  # one of them is enough to end the map
         self.run_here: Callable[[int], Any] | None = None  # runs what cannot be sent, in the caller's thread
@@ -264,6 +265,7 @@ class ListJob(MapJob):
     def settle(self, first: int, values: Sequence[Any]) -> None:
         self.results[first : first + len(values)] = values
         self.settled += len(values)
+        self.runs[first] = len(values)
         self._notify()
 
     def fail(self, index: int, error: BaseException) -> None:
@@ -273,6 +275,7 @@ class ListJob(MapJob):
         self.failed = self.failed or self.run_here is None or not pool_wide(error)
         self.results[index] = FAILED
         self.settled += 1
+        self.runs[index] = 1
         self._notify()
 
     def unsendable(self, index: int, error: BaseException) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal._pool.batching import SOON
-from shoal._pool.items import FAILED, PENDING
+from shoal._pool.items import FAILED
 from shoal._pool.jobs import ListJob, MapJob, StreamJob, pool_wide
 from shoal._settings import ErrorMode, TaskOptions
 
@@ -118,23 +118,26 @@ def in_order(engine: Engine, job: ListJob, deadline: float | None) -> Iterator[A
     Raises:
         TimeoutError: `deadline`, a time of `time.monotonic`, passed.
     """
-    results = job.results
+    results, runs = job.results, job.runs
+    index, total = 0, len(results)
     try:
-        for index in range(len(results)):
-            value = results[index]
-            if value is PENDING:
+        while index < total:
+            if index not in runs:
                 left = None if deadline is None else deadline - time.monotonic()
-                engine.wait(lambda i=index: results[i] is not PENDING or job.given_up, job.condition, left)  # type: ignore[misc]
-                value = results[index]
-                if value is PENDING:
+                engine.wait(lambda i=index: i in runs or job.given_up, job.condition, left)  # type: ignore[misc]
+                if index not in runs:
                     if job.given_up:
                         raise cancelled(job)
                     raise TimeoutError
-            if value is FAILED:
+            stop = index + runs.pop(index)
+            values = results[index:stop]
+            results[index:stop] = [None] * len(values)  # the caller has them now; nothing here keeps one it has taken
+            if job.errors and index in job.errors:
                 raise job.errors[index]
-            results[index] = None
-            box, value = [value], None
-            yield box.pop()  # the caller has it now; nothing here keeps it
+            index = stop
+            values.reverse()
+            while values:
+                yield values.pop()
     finally:
         if not job.done:
             engine.give_up(job)  # M1
