@@ -33,7 +33,9 @@ def with_one_span(size=3, **options):
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["add", "ready", "assign", "finish", "back", "die", "die quietly", "give up", "close"]),
+        st.sampled_from(
+            ["add", "ready", "assign", "finish", "back", "die", "die quietly", "give up", "close", "claim", "unclaim"]
+        ),
         st.integers(0, 7),
         st.integers(0, 7),
     ),
@@ -83,6 +85,7 @@ class History:
 
     def do_add(self, a, b):
         job = Job(1 + a, cost_s=[None, 1e-6, 1e-3, 1.0][b % 4])
+        job.number = len(self.reference.jobs)
         self.reference.jobs.append(job)
         self.dispatcher.add(job, 0, job.size)
         self.reference.move(job, 0, job.size, "waits")
@@ -139,12 +142,41 @@ class History:
     def do_die_quietly(self, a, b):
         self.do_die(a, b, quiet=True)
 
+    def do_claim(self, a, b):
+        """Whoever waits for the first worker takes some of one job, unless it has some already."""
+        if not self.reference.jobs:
+            return
+        job = self.reference.jobs[a % len(self.reference.jobs)]
+        if job.given_up or any(at == "claimed" and owner is job for (owner, _), at in self.reference.place.items()):
+            return
+        claimed = self.dispatcher.claim(job, 1 + b)
+        first = self.dispatcher._backlog[0] if self.dispatcher._backlog else None
+        if claimed is None:
+            assert self.workers or first is None or first.job is not job
+            return
+        start, stop = claimed
+        assert not self.workers
+        assert 1 <= stop - start <= 1 + b
+        assert {(job, index) for index in range(start, stop)} <= self.reference.where("waits")
+        self.reference.move(job, start, stop, "claimed")
+
+    def do_unclaim(self, a, b):
+        claims = sorted({job.number for job, _ in self.reference.where("claimed")})
+        if claims:
+            self._unclaim(next(job for job in self.reference.jobs if job.number == claims[a % len(claims)]))
+
+    def _unclaim(self, job):
+        self.dispatcher.unclaim(job)
+        for task in [task for task in self.reference.where("claimed") if task[0] is job]:
+            del self.reference.place[task]
+
     def do_give_up(self, a, b):
         jobs = [job for job in self.reference.jobs if not job.given_up]
         if jobs:
             job = jobs[a % len(jobs)]
             job.given_up = True
             self.dispatcher.drop(job)
+            self._unclaim(job)
             for task in self.reference.where("waits"):
                 if task[0] is job:
                     del self.reference.place[task]
@@ -168,7 +200,11 @@ class History:
             assert (number in dispatcher.loaded()) == (len(owed) > 1)
         assert dispatcher.has_work == bool(reference.place)
         for job in reference.jobs:
-            flying = [place for (owner, _), place in reference.place.items() if owner is job and place != "waits"]
+            flying = [
+                place
+                for (owner, _), place in reference.place.items()
+                if owner is job and place not in ("waits", "claimed")
+            ]
             assert sum(len(span) for _, span in dispatcher.spans_of(job)) == len(flying)
 
 
@@ -183,6 +219,7 @@ def test_any_history_agrees_with_the_reference(history, max_tasks):
         play.play("ready", 0, 0)
         play.play("assign", 0, 0)
         play.play("finish", 0, 0)
+        play.play("unclaim", 0, 0)
 
 
 # --- workers that lie ---------------------------------------------------------------------------
@@ -292,6 +329,64 @@ def test_the_last_task_of_a_span_can_be_cut_off():
     assert dispatcher.cut(0, span.id, 0)
     assert dispatcher.in_flight(0) == 0
     assert dispatcher.idle == 1
+
+
+# --- tasks the caller runs itself -----------------------------------------------------------------
+
+
+def test_a_caller_claims_from_the_front_until_nothing_is_left():
+    dispatcher, job = Dispatcher(), Job(5)
+    dispatcher.add(job, 0, 5)
+    assert dispatcher.claim(job, 2) == (0, 2)
+    assert (dispatcher.waiting, dispatcher.has_work) == (3, True)
+    dispatcher.unclaim(job)
+    assert dispatcher.claim(job, 99) == (2, 5)
+    assert (dispatcher.waiting, dispatcher.has_work) == (0, True)  # the pool does not end yet
+    assert dispatcher.claim(job, 1) is None
+    dispatcher.unclaim(job)
+    assert not dispatcher.has_work
+
+
+def test_a_claim_ends_when_a_worker_is_ready():
+    dispatcher, job = Dispatcher(), Job(5)
+    dispatcher.add(job, 0, 5)
+    dispatcher.claim(job, 2)
+    dispatcher.worker_ready(0)
+    assert dispatcher.claim(job, 2) is None
+    ((_, span), *_) = dispatcher.assign()
+    assert span.start == 2  # what was claimed is not handed out
+
+
+def test_a_claim_takes_nothing_of_others_that_come_first():
+    dispatcher, job, other = Dispatcher(), Job(5), Job(1)
+    dispatcher.add(other, 0, 1)
+    dispatcher.add(job, 0, 5)
+    assert dispatcher.claim(job, 2) is None
+    assert dispatcher.waiting == 6
+
+
+def test_a_claim_skips_what_was_dropped():
+    dispatcher, job, other = Dispatcher(), Job(5), Job(1)
+    span = dispatcher.add(other, 0, 1)
+    dispatcher.add(job, 0, 5)
+    dispatcher.drop_waiting(span)
+    assert dispatcher.claim(job, 2) == (0, 2)
+
+
+def test_dropping_a_job_drops_what_is_left_behind_the_claimed():
+    dispatcher, job = Dispatcher(), Job(5)
+    dispatcher.add(job, 0, 5)
+    dispatcher.claim(job, 2)
+    dispatcher.drop(job)
+    assert (dispatcher.waiting, dispatcher.has_work) == (0, True)
+    dispatcher.unclaim(job)
+    assert not dispatcher.has_work
+
+
+def test_a_claim_that_nobody_has_is_ended_in_peace():
+    dispatcher, job = Dispatcher(), Job(5)
+    dispatcher.unclaim(job)
+    assert not dispatcher.has_work
 
 
 def test_a_million_tasks_are_one_span():
