@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shoal._os import cpus
 from shoal._pool.dispatcher import Dispatcher
 from shoal._pool.poller import Poller
 from shoal._pool.timers import Timers
@@ -49,7 +50,8 @@ class Core:
     def __init__(self, options: PoolOptions) -> None:
         self.options = options
         self.lock = threading.Lock()
-        self.dispatcher = Dispatcher(options.max_tasks_per_worker)
+        self.cpus = cpus.usable_cpus()
+        self.dispatcher = Dispatcher(options.max_tasks_per_worker, self.cpus)
         self.timers = Timers()
         self.poller = Poller()
         self.workers: dict[int, WorkerHandle] = {}

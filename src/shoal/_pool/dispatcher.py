@@ -77,8 +77,9 @@ class Slot:
 class Dispatcher:
     """The state of all work of one pool."""
 
-    def __init__(self, max_tasks_per_worker: int | None = None) -> None:
+    def __init__(self, max_tasks_per_worker: int | None = None, processors: int = 1 << 30) -> None:
         self._max_tasks = max_tasks_per_worker
+        self._processors = processors
         self._backlog: deque[Span] = deque()
         self._slots: dict[int, Slot] = {}
         # Ordered ones, because the first of a plain dict is found by walking over all that were removed before it.
@@ -253,11 +254,13 @@ class Dispatcher:
             if span.dropped:
                 backlog.popleft()
                 continue
+            useful = self._useful(span.job)
             if filling is not None and filling.held_s < WAKE_S and filling.number in self._hungry:
                 slot = filling
             else:
-                slot = filling = next(iter(self._idle.values() if self._idle else self._hungry.values()))
-            count = share(span.job.pace, span.job.grain, slot.held_s, self.waiting, len(self._slots), self._owed)
+                rather_busy = not self._idle or (self._hungry and self.busy >= useful)
+                slot = filling = next(iter(self._hungry.values() if rather_busy else self._idle.values()))
+            count = share(span.job.pace, span.job.grain, slot.held_s, self.waiting, useful, self._owed)
             if slot.allowance is not None:
                 count = min(count, slot.allowance)
             if count == 0:  # nothing for this one now; it asks again when it has finished something
@@ -265,6 +268,11 @@ class Dispatcher:
                 continue
             handed.append((slot.number, self._hand(slot, span, count)))
         return handed
+
+    def _useful(self, job: Job) -> int:
+        """Return how many workers speed a job up. What is shorter than a wake-up does not sleep, so none beyond the processors."""
+        cost_s = job.pace.cost_s
+        return len(self._slots) if cost_s is None or cost_s >= WAKE_S else min(len(self._slots), self._processors)
 
     def _hand(self, slot: Slot, span: Span, count: int) -> Span:
         whole = count >= len(span)

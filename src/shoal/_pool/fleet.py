@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import Any
 
 from shoal._memory.page import STAGE
-from shoal._os import cpus, processes
+from shoal._os import processes
 from shoal._os.interpreter import working_directory
 from shoal._pool import interrupts
 from shoal._pool import launcher as launchers
@@ -98,7 +98,6 @@ class Fleet:
         self.full = False  # every worker there may be is starting or ready
         self._allowed = 0  # how many there may be; raised to what was asked for
         self._launching: WorkerHandle | None = None
-        self._cpus = cpus.usable_cpus()
 
     # --- strength -------------------------------------------------------------------------------
 
@@ -267,8 +266,8 @@ class Fleet:
             "env": environment if launcher is None or environment != launcher.environment else None,
             "argv": [str(word) for word in sys.argv],
             "sys_path": None if forked else [str(entry) for entry in sys.path],
-            "blas_threads": max(1, self._cpus // self._core.options.workers),
-            "spin_ns": SPIN_NS if 1 < self._cpus >= self._core.options.workers else 0,
+            "blas_threads": max(1, self._core.cpus // self._core.options.workers),
+            "spin_ns": SPIN_NS if 1 < self._core.cpus >= self._core.options.workers else 0,
             "arena_bytes": self._depot.limit_bytes // self._core.options.workers,
             "main": None if main is None else (main.kind, main.name, main.path, main.init_name),
             "initializer": None if function is None else (function, args),

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from shoal._os import cpus
 from shoal._pool import interrupts
 from shoal._pool.callbacks import Callbacks
 from shoal._pool.core import Core
@@ -60,7 +59,6 @@ class Reader:
         self.interrupted = False  # by Ctrl-C, while it waited
         self._foreign = False
         self._role = Role()
-        self._cpus = cpus.usable_cpus()
         self._stepping_in = 0.0  # when the background thread looks by itself, by `time.monotonic`
         self._submitted = 0.0  # when the last task was submitted
         self._read = 0.0  # when somebody last read
@@ -173,7 +171,9 @@ class Reader:
             self._core.poller.wake()
 
     def _spin_s(self) -> float:
-        return SPIN_S if self._core.dispatcher.busy < self._cpus else 0.0  # else it would take the time from a worker
+        return (
+            SPIN_S if self._core.dispatcher.busy < self._core.cpus else 0.0
+        )  # else it would take the time from a worker
 
     def _read_until(self, ready: Callable[[], bool], limit: float | None, shield: interrupts.Shield) -> None:
         if self.closed.is_set():
