@@ -2,7 +2,7 @@
 
 Two workers; two to four tasks in one to three jobs; at most one death. In each state every task is in exactly one place,
 `waiting` is exact and a worker owes what it has; at the end everything is settled once, or given up, and the dispatcher
-is empty. Batches are as `batching.share` makes them, and as two policies make them that are worse than any sensible one.
+is empty. A caller may run tasks itself while no worker is there. Batches are as `batching.share` makes them, and as two policies make them that are worse than any sensible one.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ WORLDS = {
     "recall, give-up, worn-out worker": (greedy, Limits(recalls=1, give_ups=1), 2, [(3, LONG)]),
     "close, recall, give-up": (greedy, Limits(recalls=1, closes=1, give_ups=1), None, [(1, SHORT), (1, SHORT)]),
     "close, death": (greedy, Limits(deaths=1, closes=1), None, [(2, SHORT)]),
+    "claims": (None, Limits(claims=2, slow_sends=True), None, [(4, SHORT), (1, UNKNOWN)]),
+    "claims, death": (None, Limits(claims=2, deaths=1), None, [(4, SHORT)]),
+    "claims, death, retry, recall": (greedy, Limits(claims=1, deaths=1, retries=1, recalls=1), None, [(3, SHORT)]),
+    "claims, death, give-up": (pairs, Limits(claims=2, deaths=1, give_ups=1), None, [(4, SHORT)]),
+    "claims, close, give-up": (greedy, Limits(claims=2, closes=1, give_ups=1), None, [(2, SHORT)]),
     "unpicklable item": (
         greedy,
         Limits(deaths=1, recalls=1, slow_sends=True, unsendable=("a", 1)),

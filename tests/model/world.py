@@ -31,6 +31,7 @@ class WorldJob:
     given_up: bool = False
     settled: list[str] = field(default_factory=list)  # "" or how
     aside: set[int] = field(default_factory=set)
+    claimed: set[int] = field(default_factory=set)  # the caller runs them itself
     span: Span | None = None  # what a submitted call remembers, to be taken out of the queue
 
     def settle(self, index: int, how: str) -> None:
@@ -68,6 +69,7 @@ class Limits:
     deaths: int = 0
     recalls: int = 0
     give_ups: int = 0
+    claims: int = 0  # the caller takes some while no worker is there; of up to this many tasks
     closes: int = 0  # everything that waits is taken out and fails
     retries: int = 0
     slow_sends: bool = False  # anything may happen between handing over and sending
@@ -115,6 +117,10 @@ class Pool:
             must += [(how, place, index) for index in job.aside for how in ("again", "fail")]
             if limits.give_ups and not job.given_up and not all(job.settled):
                 may.append(("give_up", place))
+            if job.claimed:
+                must.append(("settle", place))
+            elif not job.given_up and not self.dispatcher._slots:
+                may += [("claim", place, most) for most in range(1, limits.claims + 1)]
         if limits.closes and self.dispatcher.waiting:
             may.append(("close",))
         return must, may
@@ -252,10 +258,31 @@ class Pool:
         job = self.jobs[place]
         job.given_up = True
         job.aside.clear()
+        job.claimed.clear()
+        self.dispatcher.unclaim(job)  # type: ignore[arg-type]
         if job.size > 1:
             self.dispatcher.drop(job)
         elif job.span is not None:
             self.dispatcher.drop_waiting(job.span)
+
+    def _claim(self, place: int, most: int) -> None:
+        job: Any = self.jobs[place]
+        claimed = self.dispatcher.claim(job, most)
+        if claimed is not None:
+            assert 0 < claimed[1] - claimed[0] <= most
+            job.claimed.update(range(*claimed))
+
+    def _settle(self, place: int) -> None:
+        job: Any = self.jobs[place]
+        self.dispatcher.unclaim(job)
+        for index in job.claimed:
+            job.settle(index, "here")
+        job.claimed.clear()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy of the world has jobs of its own."""
+        self.__dict__.update(state)
+        self.dispatcher._claims = {id(job): len(job.claimed) for job in self.jobs if job.claimed}
 
     def _close(self) -> None:
         self.limits = replace(self.limits, closes=0)
@@ -316,6 +343,9 @@ class Pool:
         for job in self.jobs:
             for index in job.aside:
                 places[job.name, index].append("aside")
+            for index in job.claimed:
+                places[job.name, index].append("claimed")
+            assert self.dispatcher._claims.get(id(job), 0) == len(job.claimed)
             for index, how in enumerate(job.settled):
                 where = places[job.name, index] + ([how] if how else [])
                 assert len(where) == 1 or (job.given_up and len(where) <= 1), f"D1: {job.name}[{index}] is at {where}"
@@ -389,6 +419,7 @@ class Pool:
                 job.pace.cost_s,
                 tuple(job.settled),
                 tuple(sorted(job.aside)),
+                tuple(sorted(job.claimed)),
                 flat(job.span) if job.size == 1 and job.span is not None else None,
             )
             for job in self.jobs
