@@ -12,10 +12,11 @@ Invariants
 
 from __future__ import annotations
 
+import math
 from time import perf_counter
 
 from shoal._pool.items import FAILED, PENDING
-from shoal._wire.words import describe_callable
+from shoal._wire.words import describe_call, describe_callable, note_task
 
 TYPE_CHECKING = False  # as type checkers read it; importing `typing` would cost more than a small map
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Course:
             0,
         )  # (time, tasks done by then) of two marks: what came long ago tells little of what comes
         look_at = _SETTLE_S  # seconds of work after which to look for workers
-        size = 1
+        size, latest_s = 1, math.inf
         while (at := len(results)) < total:
             start = now
             stop = min(at + size, total)
@@ -119,8 +120,9 @@ class Course:
             if self._stays:
                 size = total
                 continue
-            # What came last may be cheaper than what came before it, which paid for imports and cold caches.
-            cost_s = min((now - before[0]) / (len(results) - before[1]), took_s / count)
+            # The lowest of these: any of them may have paid for an import or a cold cache.
+            latest_s, previous_s = took_s / count, latest_s
+            cost_s = min((now - before[0]) / (len(results) - before[1]), latest_s, previous_s)
             if now - mark[0] >= _SETTLE_COLD_S:
                 mark, before = (now, len(results)), mark
             left = total - len(results)
@@ -158,8 +160,6 @@ class Course:
         return out
 
     def _failed(self, index: int, error: BaseException) -> Any:
-        from shoal._pool.jobs import describe_call, note_task
-
         item = self.items[index]
         args = tuple(item) if self.star else (item,)
         note_task(error, index, lambda: describe_call(describe_callable(self.fn), args, {}))

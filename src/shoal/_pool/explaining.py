@@ -51,8 +51,9 @@ class FunctionReport:
             f"  now {self.rule}",
         ]
         if self.taken_back:
+            began = "it" if self.taken_back == 1 else "they"
             lines.append(
-                f"  {self.taken_back:,} {_tasks(self.taken_back)} came back before they had begun, to be run by others"
+                f"  {self.taken_back:,} {_tasks(self.taken_back)} came back before {began} had begun, to be run by others"
             )
         return "\n".join(lines)
 

@@ -24,7 +24,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal._memory.page import STAGE
 from shoal._os import processes
@@ -38,7 +38,9 @@ from shoal._pool.functions import BootPayload
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import messages as m
 from shoal._wire.frames import Buffer, encode
-from shoal._worker.boot import Call
+
+if TYPE_CHECKING:
+    from shoal._worker.boot import Call
 
 #: The exit status comes from the template, usually within a millisecond of the death.
 STATUS_WAIT_S = 1.0

@@ -10,7 +10,6 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from shoal._settings import TaskOptions
 from shoal._wire import codec
 from shoal._wire import messages as m
 from shoal._wire.frames import LARGE_BYTES
-from shoal._wire.words import short
+from shoal._wire.words import describe_call, note_task
 
 if TYPE_CHECKING:
     from shoal._pool.batching import Pace
@@ -361,24 +360,8 @@ def pool_wide(error: BaseException) -> bool:
     return isinstance(error, StartFailed | InitializerFailed | MainGuardMissing)
 
 
-def note_task(error: BaseException, index: int, label: Callable[[], str]) -> None:
-    """Write on an error which task of a map it belongs to."""
-    with contextlib.suppress(Exception):  # a class may refuse attributes; the note is not worth an error
-        if not any(note.startswith("in task ") for note in getattr(error, "__notes__", ())):
-            error.add_note(f"in task {index} of the map: {label()}")
-
-
 def _pickled_bytes(payload: Any) -> int:
     """Return how much of a payload, or a list of payloads, is not in buffers."""
     if isinstance(payload, list):
         return sum(map(_pickled_bytes, payload))
     return len(payload) if isinstance(payload, bytes) else len(payload[0] or b"")
-
-
-def describe_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Write a call as in source, shortened: ``resize(path='a.png')``."""
-    parts = [short(value, 40) for value in args[:4]]
-    if len(args) > len(parts):
-        parts.append("…")
-    parts += [f"{key}={short(value, 40)}" for key, value in list(kwargs.items())[:4]]
-    return f"{name}({', '.join(parts)})"

@@ -6,6 +6,9 @@ belong to the program and are started once; a launcher belongs to one engine, wh
 Invariants
     L1  A template lives as long as the program; one that died is replaced at the next start of a worker.
     L2  After a fork the child owns no template and no launcher: their descriptors are closed in it.
+
+The first pool imports this, starts the template, and then imports the rest: nothing here needs what runs in a worker, except to
+fork one directly.
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal._os import descriptors, processes
 from shoal._os.interpreter import MainModule, interpreter_command, main_module
 from shoal._os.lifeline import Lifeline
 from shoal._pool import interrupts
 from shoal._settings import StartMethod
-from shoal._worker.boot import DESCRIPTORS, Call, run_worker
+
+if TYPE_CHECKING:
+    from shoal._worker.boot import Call
 
 _MESSAGE_BYTES = 1 << 20
 
@@ -312,6 +317,11 @@ class ForkLauncher:
     def start(self, token: int, fds: list[int], *, captured: bool, inherited: Call | None) -> list[Event]:
         """Fork a worker, which inherits its initializer. Raises OSError if the system refuses."""
         global _forking_worker
+        from shoal._worker.boot import (  # here: another thread may hold the import's lock at the fork
+            DESCRIPTORS,
+            run_worker,
+        )
+
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()  # else both processes would write what is buffered
