@@ -15,6 +15,8 @@ from typing import Any
 import shoal
 from shoal import errors
 
+errors.be_broken_process_pools()  # the page shows what they are when it matters
+
 PAGE = Path(__file__).with_name("reference.md")
 
 HEAD = """\
@@ -26,7 +28,11 @@ Every public name of `shoal`, from its docstring. This page is written by `pytho
 
 #: (heading, names, words before them), in the order of the page.
 SECTIONS: list[tuple[str, list[str], str]] = [
-    ("The default pool", ["map", "imap", "submit", "explain", "cpu_count"], "Started at first use, ended with the program."),
+    (
+        "The default pool",
+        ["map", "imap", "submit", "explain", "cpu_count"],
+        "Started at first use, ended with the program.",
+    ),
     ("Pools", ["Pool", "PoolView"], ""),
     ("Futures", ["Future"], ""),
     (

@@ -28,6 +28,7 @@ Role: the exception tree and the obituary a dead worker leaves. Owner: nobody; p
 Invariants
     E1  Every class rebuilds from its public fields, so every error survives pickle with its notes.
     E2  A message is: fact, then a guess marked "likely:", then "hint:".
+    E3  Whoever can name `BrokenProcessPool` finds every instance of the three classes above to be one.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from __future__ import annotations
 import concurrent.futures
 import pickle
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -124,7 +125,7 @@ class RemoteError(ShoalError, RuntimeError):
         super().__init__(_lines(f"{why}: {said}", hint=hint))
 
 
-class InitializerFailed(ShoalError, BrokenProcessPool):
+class InitializerFailed(ShoalError, concurrent.futures.BrokenExecutor):
     """The pool's `initializer` raised, or its worker died in it.
 
     Every task that was waiting gets this error. The pool stays open: the next task
@@ -132,6 +133,7 @@ class InitializerFailed(ShoalError, BrokenProcessPool):
     """
 
     def __init__(self, *, reason: str, traceback_text: str | None = None) -> None:
+        be_broken_process_pools()
         self.reason = reason
         self.traceback_text = traceback_text
         super().__init__(
@@ -250,7 +252,7 @@ def _death_message(obituary: Obituary, *, also: str = "") -> str:
     return _lines(fact + also, likely=likely, hint=hint)
 
 
-class WorkerDied(ShoalError, BrokenProcessPool):
+class WorkerDied(ShoalError, concurrent.futures.BrokenExecutor):
     """A worker ended while it owed this result. The pool goes on; only this task is lost.
 
     It is a `BrokenProcessPool` so that existing ``except`` clauses work, but the pool is not broken.
@@ -261,6 +263,7 @@ class WorkerDied(ShoalError, BrokenProcessPool):
     """
 
     def __init__(self, *, obituary: Obituary) -> None:
+        be_broken_process_pools()
         self.obituary = obituary
         super().__init__(_death_message(obituary))
 
@@ -275,13 +278,38 @@ class PoisonTask(WorkerDied):
         self.args = (_death_message(obituary, also=f"; it has killed {workers} and is not tried again"),)
 
 
-class StartFailed(ShoalError, BrokenProcessPool):
+class StartFailed(ShoalError, concurrent.futures.BrokenExecutor):
     """No worker could be started. Every task that was waiting gets this error."""
 
     def __init__(self, *, reason: str, hint: str | None = None) -> None:
+        be_broken_process_pools()
         self.reason = reason
         self.hint = hint
         super().__init__(_lines(f"no worker could be started: {reason}", hint=hint))
+
+
+def be_broken_process_pools() -> None:
+    """Make the errors that `concurrent.futures` calls a broken process pool subclasses of its class for that (E3).
+
+    Done when the first of them is made, or when somebody could ask: importing that class takes longer than starting a worker,
+    and a program in which nothing fails never needs it.
+    """
+    if concurrent.futures.BrokenExecutor not in WorkerDied.__bases__:
+        return
+    try:
+        from concurrent.futures.process import BrokenProcessPool
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ):  # no descriptor left, or the program is ending: nobody else can import it either
+        return
+    for error in (InitializerFailed, WorkerDied, StartFailed):
+        error.__bases__ = (ShoalError, BrokenProcessPool)
+
+
+if "concurrent.futures.process" in sys.modules:
+    be_broken_process_pools()
 
 
 # --- a limit acted ------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import copy
 import inspect
 import pickle
 import pydoc
+import subprocess
+import sys
 
 import pytest
 
@@ -145,5 +147,40 @@ def test_obituary_arrives_as_it_was_sent():
 )
 def test_code_written_for_the_standard_library_catches_it(kind, base):
     """The class in the tree drawn on top of errors.py, so that existing `except` clauses work."""
+    errors.be_broken_process_pools()  # making one does that, too
     assert issubclass(getattr(errors, kind), pydoc.locate(base))
     assert issubclass(getattr(errors, kind), errors.ShoalError)
+
+
+LATE = """
+import sys
+from shoal import errors
+assert "concurrent.futures.process" not in sys.modules
+try:
+    raise errors.{error}
+except Exception as caught:
+    from concurrent.futures.process import BrokenProcessPool
+    print(isinstance(caught, BrokenProcessPool), issubclass(errors.{name}, BrokenProcessPool))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("StartFailed", "reason='none'"),
+        ("InitializerFailed", "reason='none'"),
+        ("WorkerDied", "obituary=errors.Obituary(worker=1, pid=2)"),
+        ("PoisonTask", "obituary=errors.Obituary(worker=1, pid=2), kills=3"),
+    ],
+)
+def test_an_error_is_a_broken_process_pool_even_if_that_was_imported_by_nobody_before(name, arguments):
+    code = LATE.format(name=name, error=f"{name}({arguments})")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (said.stdout, said.stderr) == ("True True\n", "")
+
+
+def test_an_error_can_be_made_when_the_program_is_ending():
+    """`concurrent.futures.process` refuses to be imported then."""
+    code = "import atexit; from shoal import errors; atexit.register(lambda: print(repr(errors.StartFailed(reason='late'))))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert said.stdout.startswith("StartFailed('no worker could be started: late"), said.stderr

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING
 
 from shoal._memory.page import fault_text
 from shoal._os import cgroup, processes, signals
 from shoal._pool.worker import WorkerHandle
-
-if TYPE_CHECKING:
-    from shoal.errors import Obituary, OutOfMemory
+from shoal.errors import Obituary, OutOfMemory
 
 #: A SIGKILL nobody of us sent, with less memory than this left, is likely the system's.
 _SHORT_OF_MEMORY = 0.05
@@ -46,8 +43,6 @@ def obituary(worker: WorkerHandle, oom: OomWatch, *, attempt: int | None, attemp
     text = fault_text(worker.page_fd)
     python, native = split_stacks(text)
     running = worker.page.running()
-    from shoal.errors import Obituary
-
     return Obituary(
         worker=worker.number,
         pid=worker.pid or 0,

@@ -20,7 +20,6 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from shoal._memory.page import COMMITTED, DONE, INDEX, SPAN
 from shoal._os import processes
@@ -30,9 +29,7 @@ from shoal._pool.dispatcher import Span
 from shoal._pool.jobs import Job, Task
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import BACKOFF_LIMIT_S, POISON_KILLS
-
-if TYPE_CHECKING:
-    from shoal.errors import Obituary
+from shoal.errors import Obituary, PoisonTask, TaskTimeout, WorkerDied, be_broken_process_pools
 
 #: A worker may sit on unstarted work for this long while others idle.
 RECALL_S = 0.002
@@ -48,7 +45,7 @@ GIVEN_UP = "its task was given up"
 
 Running = tuple[int, int]
 #: Makes the error of a culprit from its label and its worker's obituary.
-Sentence = Callable[[str, "Obituary"], BaseException]
+Sentence = Callable[[str, Obituary], BaseException]
 
 
 class Care:
@@ -224,8 +221,6 @@ class Care:
 
     def sentence(self, worker: WorkerHandle, job: Job, index: int) -> Sentence | None:
         """Return what makes the error a culprit fails with, or None if it is tried again."""
-        from shoal.errors import PoisonTask, TaskTimeout, WorkerDied
-
         tries = job.tries(index)
         attempt, attempts = tries.runs + 1, 1 + job.options.retries
         timeout = job.options.timeout or 0.0
@@ -238,6 +233,8 @@ class Care:
             if tries.kills >= POISON_KILLS:
                 return lambda _label, obituary: PoisonTask(obituary=obituary, kills=tries.kills)
         wanted = job.options.retry_on
+        if wanted is not None:
+            be_broken_process_pools()  # one of them may be what is wanted
         if (wanted is None or issubclass(kind, wanted)) and self.retry(job, index):
             return None
         if kind is WorkerDied:

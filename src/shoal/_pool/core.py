@@ -14,7 +14,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from shoal._os import cpus
 from shoal._pool.dispatcher import Dispatcher
@@ -22,9 +21,7 @@ from shoal._pool.poller import Poller
 from shoal._pool.timers import Timers
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import PoolOptions
-
-if TYPE_CHECKING:
-    from shoal.errors import Obituary
+from shoal.errors import Obituary
 
 
 @dataclass(slots=True)

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from shoal._pool import autopsy
 from shoal._pool.core import Core
+from shoal._pool.failures import start_error
 from shoal._pool.inbox import Inbox
 from shoal._pool.jobs import Job
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import messages as m
-
-if TYPE_CHECKING:
-    from shoal.errors import Obituary
+from shoal.errors import Obituary
 
 #: Obituaries kept for `statistics()`.
 _KEPT = 100
@@ -91,8 +89,6 @@ class Deaths:
 
     def hopeless(self, kind: str, reason: str, text: str | None) -> None:
         """No worker can be had: everything that waits fails with why."""
-        from shoal._pool.failures import start_error
-
         error = start_error(kind, reason, text)
         waiting = self._core.dispatcher.take_waiting() + self._care.take_set_aside()
 

@@ -40,6 +40,7 @@ from shoal._pool.reader import Reader
 from shoal._pool.worker import WorkerHandle
 from shoal._settings import PoolOptions, TaskOptions
 from shoal._wire import codec
+from shoal.errors import PoolClosed
 
 
 class Engine:
@@ -177,8 +178,6 @@ class Engine:
         """Raise `PoolClosed` if no work is taken any more."""
         if not (self.foreign or self.core.closing):
             return
-        from shoal.errors import PoolClosed
-
         if self.foreign:
             raise PoolClosed(
                 reason="this pool belongs to another process: a fork cannot use it; open a pool in this process"

@@ -291,23 +291,19 @@ class Pool(_Surface):
     def _start(self) -> Engine:
         from shoal._pool import interrupts
         from shoal._pool.engine import Engine
+        from shoal._pool.failures import start_refused
+        from shoal.errors import MainGuardMissing, PoolClosed
 
         place = unguarded_import()
         if place is not None:
-            from shoal.errors import MainGuardMissing
-
             raise MainGuardMissing(script=place)
         with interrupts.deferred(), self._lock:  # an engine that is half made could not be ended
             if self._closed:
-                from shoal.errors import PoolClosed
-
                 raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")
             if self._engine is None:
                 try:
                     self._engine = Engine(self._pool_options)
                 except OSError as error:
-                    from shoal._pool.failures import start_refused
-
                     raise start_refused(error) from error
                 weakref.finalize(self, Engine.abandon_later, self._engine).atexit = False
             return self._engine

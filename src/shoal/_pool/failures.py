@@ -1,9 +1,6 @@
 """The errors of the pool that take some finding out.
 
 Role: from what went wrong to the error the user sees. Owner: nobody; stateless.
-
-Imported when something has gone wrong, as `shoal.errors` is in this package: that needs `concurrent.futures.process`, whose
-import takes longer than starting a worker.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from shoal._pool import launcher as launchers
 from shoal._pool.care import CLOSED_CONNECTION
 from shoal._pool.core import Core
 from shoal._pool.depot import Depot, forget_shared
+from shoal._pool.failures import explain_refusal
 from shoal._pool.functions import BootPayload
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import messages as m
@@ -153,8 +154,6 @@ class Fleet:
             self._on_hopeless(kind, reason, hint)
 
     def _refused(self, error: OSError) -> None:
-        from shoal._pool.failures import explain_refusal
-
         self.fail("start", *explain_refusal(error))
 
     def _unpause(self) -> None:

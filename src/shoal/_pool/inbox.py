@@ -16,12 +16,14 @@ from typing import Any
 from shoal._pool.care import Care
 from shoal._pool.core import Core
 from shoal._pool.depot import Depot
+from shoal._pool.failures import unreadable
 from shoal._pool.fleet import Fleet
 from shoal._pool.functions import FunctionBook, boot_payload
 from shoal._pool.jobs import Job
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import codec, remote
 from shoal._wire import messages as m
+from shoal.errors import MainGuardMissing
 
 
 class Inbox:
@@ -104,8 +106,6 @@ class Inbox:
                 try:
                     values = codec.unpack(payload, buffers)
                 except BaseException as error:  # no memory left, say
-                    from shoal._pool.failures import unreadable
-
                     for index in range(first, first + count):
                         job.fail(index, unreadable(job, index, error))
                 else:
@@ -115,8 +115,6 @@ class Inbox:
                 try:
                     value = codec.unpack(one, buffers)
                 except BaseException as error:
-                    from shoal._pool.failures import unreadable
-
                     counters.done -= 1
                     counters.failed += 1
                     job.fail(index, unreadable(job, index, error))
@@ -180,8 +178,6 @@ class Inbox:
         self._core.later.append(lambda: self._report_boot_failure(worker, stage, captured))
 
     def _report_boot_failure(self, worker: WorkerHandle, stage: str, captured: bytes) -> None:
-        from shoal.errors import MainGuardMissing
-
         error = remote.rebuild(captured)
         text = str(error.__cause__ or error).strip().strip('"').strip()
         options = self._core.options

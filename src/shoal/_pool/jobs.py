@@ -24,6 +24,7 @@ from shoal._wire import codec
 from shoal._wire import messages as m
 from shoal._wire.frames import LARGE_BYTES
 from shoal._wire.words import describe_call, note_task
+from shoal.errors import InitializerFailed, MainGuardMissing, StartFailed
 
 if TYPE_CHECKING:
     from shoal._pool.batching import Pace
@@ -355,8 +356,6 @@ def _note(job: MapJob, index: int, error: BaseException) -> None:
 
 def pool_wide(error: BaseException) -> bool:
     """Say whether an error is not a task's: no worker could be had."""
-    from shoal.errors import InitializerFailed, MainGuardMissing, StartFailed
-
     return isinstance(error, StartFailed | InitializerFailed | MainGuardMissing)
 
 

@@ -11,7 +11,6 @@ Invariants
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from shoal._pool.care import Care
 from shoal._pool.core import Core
@@ -19,14 +18,12 @@ from shoal._pool.depot import Depot
 from shoal._pool.dispatcher import Span
 from shoal._pool.functions import Form
 from shoal._pool.jobs import PackFailed
+from shoal._pool.overlap import Overlaps
 from shoal._pool.worker import WorkerHandle
 from shoal._wire import codec
 from shoal._wire import messages as m
 from shoal._wire.courier import Outgoing
 from shoal._wire.frames import encode
-
-if TYPE_CHECKING:
-    from shoal._pool.overlap import Overlaps
 
 
 class Outbox:
@@ -36,11 +33,7 @@ class Outbox:
         self._core = core
         self._care = care
         self._depot = depot
-        self._overlaps: Overlaps | None = None
-        if core.options.debug:
-            from shoal._pool.overlap import Overlaps
-
-            self._overlaps = Overlaps(core)
+        self._overlaps = Overlaps(core) if core.options.debug else None
 
     def hand_out(self) -> list[WorkerHandle]:
         """Give work to whoever can take some, with the lock held; returns whom to call `send` for."""
