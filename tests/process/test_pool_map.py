@@ -301,6 +301,7 @@ def test_the_timeout_of_map_counts_from_the_call(pool, gate):
 
 
 def test_results_before_the_timeout_of_map_are_given(pool):
+    assert list(pool.map(t.nap, [0.05] * 2)) == [None] * 2  # both workers are there
     results = pool.map(t.nap, [0, 30], [1, 2], timeout=0.3)
     assert next(results) == 1
     with pytest.raises(concurrent.futures.TimeoutError):
