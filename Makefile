@@ -110,12 +110,22 @@ test-main: $(VENV)/.test-group
 	@printf '\n\033[1m== pytest on Python %s (everything but stress)\033[0m\n' "$$($(PY) -c 'import platform; print(platform.python_version())')"
 	@$(PY) -m pytest $(ARGS)
 
+# Side by side: each has little to compute and much to wait for. Workers are spawned alike everywhere, so not here.
 test-others: $(VENV)/.test-group
-	@for version in $$($(others)); do \
-	  $(MAKE) ".venvs/$$version/.ready"; \
-	  printf '\n\033[1m== pytest -m fast on Python %s\033[0m\n' "$$version"; \
-	  ".venvs/$$version/bin/python" -m pytest -q -m 'fast and not stress' -p no:cacheprovider || exit 1; \
-	done
+	@for version in $$($(others)); do $(MAKE) ".venvs/$$version/.ready"; done
+	$(call say,'pytest -m fast on the other Pythons')
+	@running=; failed=; \
+	for version in $$($(others)); do \
+	  SHOAL_TEST_START_METHODS=forkserver,fork ".venvs/$$version/bin/python" -m pytest -q -m 'fast and not stress' \
+	    -p no:cacheprovider > ".venvs/$$version/fast.log" 2>&1 & \
+	  running="$$running $$!:$$version"; \
+	done; \
+	for each in $$running; do \
+	  version="$${each#*:}"; \
+	  if wait "$${each%%:*}"; then lines=1; else lines=400; failed="$$failed $$version"; fi; \
+	  printf 'Python %s: ' "$$version"; tail -n "$$lines" ".venvs/$$version/fast.log"; \
+	done; \
+	test -z "$$failed"
 
 # One after the other, stopping at the first failure. The whole suite comes last so that its summary ends the output.
 test:
