@@ -65,7 +65,7 @@ def test_everything_else_is_done_while_one_task_is_stuck(pool, gate, where):
     warm(pool)
     results = pool.imap(stuck_at, *calls(gate, 2000, where), ordered=False)
     assert sorted(itertools.islice(results, 1999)) == [n for n in range(2000) if n != where]
-    assert gate.is_entered()
+    gate.wait_until_entered()
     gate.open()
     assert list(results) == [where]
 
