@@ -104,7 +104,9 @@ class Scene:
         self.callers, self.naps = callers, naps
         self.poller, self.timers, self.lock = Poller(self), Timers(), Lock()
         self.dispatcher = SimpleNamespace(busy=0, idle=1, waiting=0)
-        core = SimpleNamespace(lock=self.lock, poller=self.poller, timers=self.timers, dispatcher=self.dispatcher, cpus=2)
+        core = SimpleNamespace(
+            lock=self.lock, poller=self.poller, timers=self.timers, dispatcher=self.dispatcher, cpus=2
+        )
         self.reader = Reader(core, NoCallbacks(), self.pump, lambda: None)
         self.pumping = 0
         self.to_do = []
