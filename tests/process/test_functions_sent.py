@@ -478,3 +478,20 @@ def _python(folder, *arguments, stdin=""):
         env=program_environment(),
         timeout=HANG_LIMIT_S,
     )
+
+
+def test_a_class_of_the_script_comes_back_from_a_program_that_imported_nothing_else(run_script, start_method):
+    done = run_script(
+        f"""
+        import sys
+        import shoal
+
+        class Thing:
+            value = 8
+
+        if __name__ == "__main__":
+            with shoal.Pool(1, start_method={start_method!r}) as pool:
+                print(pool.submit(Thing).result().value, "multiprocessing" in sys.modules)
+        """
+    )
+    assert (done.stdout, done.stderr) == ("8 False\n", "")

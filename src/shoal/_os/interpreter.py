@@ -138,6 +138,13 @@ def import_main(main: MainModule) -> None:
     sys.modules["__main__"] = sys.modules[main.init_name] = module
 
 
+def answer_to_worker_name() -> None:
+    """Let classes of the main module be found here under the name it has in workers. `multiprocessing`, if imported, does the same."""
+    main = sys.modules.get("__main__")
+    if main is not None:
+        sys.modules.setdefault(_MP_MAIN, main)
+
+
 def mark_worker() -> None:
     """Note that this process is a worker."""
     global _is_worker

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures._base import LOGGER
 from typing import Any
 
-from shoal._os.interpreter import main_module
+from shoal._os.interpreter import answer_to_worker_name, main_module
 from shoal._pool import interrupts, program
 from shoal._pool.batching import WAKE_S
 from shoal._pool.callbacks import Callbacks
@@ -50,6 +50,7 @@ class Engine:
         # At a prompt `__main__` grows: even a fork of this program may be older than what is named now.
         self.main_is_lost = main_module().kind == "none"
         boot = self._boot_payload(options)  # may refuse; nothing is open yet
+        answer_to_worker_name()
         self.core = Core(options)
         self.callbacks = Callbacks(self.core.poller.nudge)
         self.reader = Reader(self.core, self.callbacks, self._pump, self.check_open)
