@@ -107,7 +107,7 @@ class Scene:
         core = SimpleNamespace(
             lock=self.lock, poller=self.poller, timers=self.timers, dispatcher=self.dispatcher, cpus=2
         )
-        self.reader = Reader(core, NoCallbacks(), self.pump, lambda: None)
+        self.reader = Reader(core, NoCallbacks(), self.pump, lambda: None, lambda: None)
         self.pumping = 0
         self.to_do = []
         self.due = self.fired_at = None

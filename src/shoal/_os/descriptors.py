@@ -106,7 +106,11 @@ def limit() -> int:
 
 
 def close_quietly(fd: int) -> None:
-    """Close `fd`; nothing happens if it is not open or closing it reports an error. It is gone either way."""
+    """Close `fd`; nothing happens if it is not open or closing it reports an error. It is gone either way.
+
+    An attribute that a fork closes too is cleared first: between the two, another thread may open the number anew
+    and fork, and the child would close what is now something else's.
+    """
     try:
         os.close(fd)
     except OSError:

@@ -1,6 +1,6 @@
 """Watch, signal and reap processes.
 
-Role: thin calls around pidfds, process groups, wait4 and /proc/<pid>. Owner: nobody; no state.
+Role: thin calls around pidfds, process groups, wait4 and /proc/<pid>. Owner: nobody; no state but a lock.
 
 Invariants
     P1  Whoever may meet a reused pid uses a pidfd; the functions that take a pid say what they rely on.
@@ -13,12 +13,15 @@ import errno
 import os
 import select
 import signal
+import sys
+import threading
 import time
 
 #: Pause between two looks at a process's state; a stop takes tens of microseconds. Seconds.
 _LOOK_AGAIN_S = 0.0002
 
 _PR_SET_CHILD_SUBREAPER = 36
+_FORK_WARNS = sys.version_info >= (3, 12)
 
 
 class ExitStatus:
@@ -76,11 +79,22 @@ def fork() -> int:
     Raises:
         OSError: The system has no room for another process.
     """
+    if not _FORK_WARNS:
+        return os.fork()
     import warnings
 
-    with warnings.catch_warnings():
+    with _quiet, warnings.catch_warnings():  # it restores what it found: two threads in it would leave ours behind
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def _another_may_have_been_forking() -> None:
+    global _quiet
+    _quiet = threading.Lock()
+
+
+_quiet = threading.Lock()
+os.register_at_fork(after_in_child=_another_may_have_been_forking)
 
 
 def pidfd_open(pid: int) -> int:

@@ -53,7 +53,9 @@ class Engine:
         answer_to_worker_name()
         self.core = Core(options)
         self.callbacks = Callbacks(self.core.poller.nudge)
-        self.reader = Reader(self.core, self.callbacks, self._pump, self.check_open)
+        self.reader = Reader(
+            self.core, self.callbacks, self._pump, self.check_open, lambda: program.engines.discard(self)
+        )
         self.wait, self.closed = self.reader.wait, self.reader.closed
         self.foreign = False
         self.abandoned = False

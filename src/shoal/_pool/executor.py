@@ -278,8 +278,6 @@ class Pool(_Surface):
         self._max_workers = self._pool_options.workers
         self._engine: Engine | None = None
         self._closed = False
-        self._lock = threading.Lock()
-        _pools.add(self)
         if not importing_main():
             launcher.warm_up(self._pool_options.start_method)
         import shoal._pool.mapping  # noqa: F401 - see the header
@@ -297,7 +295,7 @@ class Pool(_Surface):
         place = unguarded_import()
         if place is not None:
             raise MainGuardMissing(script=place)
-        with interrupts.deferred(), self._lock:  # an engine that is half made could not be ended
+        with interrupts.deferred(), _starting:  # an engine that is half made could not be ended
             if self._closed:
                 raise PoolClosed(reason="the pool is closed: it takes no work after shutdown()")
             if self._engine is None:
@@ -376,7 +374,7 @@ class Pool(_Surface):
 
     def _close(self) -> Engine | None:
         """Take no more work; let go of what the workers were to start with."""
-        with self._lock:
+        with _starting:
             self._closed = True
             self._pool_options = replace(self._pool_options, initializer=None, initargs=())
             return self._engine
@@ -394,13 +392,14 @@ class Pool(_Surface):
         return f"<shoal.Pool of {self._max_workers} workers by {self._pool_options.start_method}, {state}>"
 
 
-#: For the hook below only.
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+#: Held while any pool starts or is closed. One for all, which a forked child can make anew; reentrant, because the garbage
+#: collector may run anybody's finalizer there.
+_starting = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
-    for pool in list(_pools):
-        pool._lock = threading.Lock()  # whoever held it is not here
+    global _starting
+    _starting = threading.RLock()  # whoever held it is not here
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

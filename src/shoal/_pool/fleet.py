@@ -465,8 +465,9 @@ class Fleet:
 
     def abandon(self) -> None:
         """In a forked child: close every descriptor, touch nothing else."""
+        became = self._launching if self._launcher is not None and self._launcher.forking else None
         for worker in self._core.workers.values():
-            worker.abandon(keep_theirs=worker is self._launching)  # that one we may have become
+            worker.abandon(keep_theirs=worker is became)
         if self._launcher is not None:
             self._launcher.close()
 

@@ -172,15 +172,18 @@ class _Lifeline:
 
 _guard = threading.Lock()
 _templates: dict[str, Template] = {}
+#: Held for a fork, too: a child that got the write end of a lifeline nobody knows yet could not close it.
+_lifeline_guard = threading.Lock()
 _lifeline: _Lifeline | None = None
 
 
 def lifeline() -> _Lifeline:
     """Return the program's lifeline, made at first use."""
     global _lifeline
-    if _lifeline is None or _lifeline.owner != os.getpid():
-        _lifeline = _Lifeline()
-    return _lifeline
+    with _lifeline_guard:
+        if _lifeline is None or _lifeline.owner != os.getpid():
+            _lifeline = _Lifeline()
+        return _lifeline
 
 
 def _template(method: StartMethod) -> Template:
@@ -188,7 +191,7 @@ def _template(method: StartMethod) -> Template:
         template = _templates.get(method)
         if template is None or not template.alive:
             if template is not None:
-                template.close()
+                _templates.pop(method).close()
             template = _templates[method] = Template(method)
         return template
 
@@ -218,9 +221,18 @@ def close_templates() -> None:
             _templates.popitem()[1].close()
 
 
+def _before_fork() -> None:
+    _lifeline_guard.acquire()
+
+
+def _after_fork() -> None:
+    _lifeline_guard.release()
+
+
 def _after_fork_in_child() -> None:
-    global _guard, _lifeline
+    global _guard, _lifeline, _lifeline_guard
     _guard = threading.Lock()
+    _lifeline_guard = threading.Lock()
     for template in _templates.values():
         with contextlib.suppress(OSError):
             template.front.close()
@@ -228,13 +240,19 @@ def _after_fork_in_child() -> None:
     _templates.clear()
     if _lifeline is not None:
         descriptors.close_quietly(_lifeline.write_fd)
-        if not _forking_worker:
+        if _becoming.worker_of is None:
             descriptors.close_quietly(_lifeline.read_fd)
         _lifeline = None
 
 
-_forking_worker = False
-os.register_at_fork(after_in_child=_after_fork_in_child)
+class _Becoming(threading.local):
+    """What the fork that this thread is making is for; other threads may be making forks of their own."""
+
+    worker_of: ForkLauncher | None = None
+
+
+_becoming = _Becoming()
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 # --- launchers ----------------------------------------------------------------------------------
@@ -293,6 +311,11 @@ class TemplateLauncher:
         """Return None: the template tells, in its time."""
         return None
 
+    @property
+    def forking(self) -> bool:
+        """False: the template forks."""
+        return False
+
     def close(self) -> None:
         self._sock.close()
 
@@ -311,12 +334,16 @@ class ForkLauncher:
     environment: dict[str, str] | None = None
     main_in_worker: MainModule | None = None
 
+    @property
+    def forking(self) -> bool:
+        """Whether this thread is in `start`, or has come out of it as the worker."""
+        return _becoming.worker_of is self
+
     def fileno(self) -> int:
         return -1
 
     def start(self, token: int, fds: list[int], *, captured: bool, inherited: Call | None) -> list[Event]:
         """Fork a worker, which inherits its initializer. Raises OSError if the system refuses."""
-        global _forking_worker
         from shoal._worker.boot import (  # here: another thread may hold the import's lock at the fork
             DESCRIPTORS,
             run_worker,
@@ -329,13 +356,13 @@ class ForkLauncher:
         # group of its own the terminal's signals reach it, too; it drops them in `reset_signals`, then unblocks.
         with interrupts.deferred():
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-            _forking_worker = True
+            _becoming.worker_of = self
             try:
                 pid = processes.fork()
                 if pid == 0:
                     run_worker(dict(zip(DESCRIPTORS, fds, strict=True)), captured=captured, inherited=inherited)
             finally:
-                _forking_worker = False
+                _becoming.worker_of = None
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return [Forked(token, pid, processes.pidfd_open(pid))]
 

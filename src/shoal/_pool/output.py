@@ -80,5 +80,5 @@ class OutputTail:
         return lines
 
     def close(self) -> None:
-        descriptors.close_quietly(self.fd)
-        self.fd = -1
+        fd, self.fd = self.fd, -1
+        descriptors.close_quietly(fd)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -50,11 +51,19 @@ class Pump(Protocol):
 class Reader:
     """The threads that read for one pool. Any thread may call anything unless it says otherwise."""
 
-    def __init__(self, core: Core, callbacks: Callbacks, pump: Pump, check_open: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        callbacks: Callbacks,
+        pump: Pump,
+        check_open: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
         self._core = core
         self._callbacks = callbacks
         self._pump = pump
         self._check_open = check_open
+        self._on_end = on_end
         self.closed = threading.Event()  # the pool has ended
         self.interrupted = False  # by Ctrl-C, while it waited
         self._foreign = False
@@ -63,11 +72,14 @@ class Reader:
         self._submitted = 0.0  # when the last task was submitted
         self._read = 0.0  # when somebody last read
         self.bursting = False  # tasks are submitted one after the other, and whoever does so reads
-        self._thread = threading.Thread(target=self._background, name="shoal-pool", daemon=True)
+        # Weak, so that it goes in the thread itself, not when the collector finds us: see `program` for why.
+        self._thread: Callable[[], threading.Thread | None] = lambda: None
 
     def start(self) -> None:
         """Start the background thread."""
-        self._thread.start()
+        thread = threading.Thread(target=self._background, name="shoal-pool", daemon=True)
+        self._thread = weakref.ref(thread)
+        thread.start()
 
     def after_fork(self) -> None:
         """In a forked child: nobody reads. Takes no lock: its holder may not exist here."""
@@ -151,7 +163,7 @@ class Reader:
                     self._role.leave()
                     self._leave_timers()
                     self._leave_work()
-            if self._callbacks and threading.current_thread() is not self._thread:
+            if self._callbacks and threading.current_thread() is not self._thread():
                 self._callbacks.give_time()
         except KeyboardInterrupt:
             self.interrupted = True
@@ -194,8 +206,9 @@ class Reader:
         while not self.closed.is_set():
             if not self.lead(self.closed.is_set, None):
                 self.closed.wait(0.01)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        thread = self._thread()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
 
     # --- the background thread ------------------------------------------------------------------
 
@@ -227,6 +240,7 @@ class Reader:
         self._role.await_last()
         core.poller.close()
         self._role.leave()
+        self._on_end()
         self._callbacks.end()
 
     def _nap(self, seconds: Callable[[], float | None]) -> None:

@@ -108,11 +108,11 @@ class WorkerHandle:
 
     def close_theirs(self) -> None:
         """Close this program's copies of what was passed to the worker."""
-        for one in self._theirs:
+        theirs, self._theirs = self._theirs, []
+        for one in theirs:
             one.close()
-        for fd in self._their_fds:
-            descriptors.close_quietly(fd)
-        self._theirs, self._their_fds = [], []
+        while self._their_fds:
+            descriptors.close_quietly(self._their_fds.pop())
 
     @property
     def has_news(self) -> bool:
@@ -217,10 +217,10 @@ class WorkerHandle:
         self.control.close()
         for output in self.outputs:
             output.close()
-        if self.pidfd is not None:
-            descriptors.close_quietly(self.pidfd)
-            self.pidfd = None
-        if self.page_fd >= 0:
+        pidfd, self.pidfd = self.pidfd, None
+        if pidfd is not None:
+            descriptors.close_quietly(pidfd)
+        page_fd, self.page_fd = self.page_fd, -1
+        if page_fd >= 0:
             self.page.close()
-            descriptors.close_quietly(self.page_fd)
-            self.page_fd = -1
+            descriptors.close_quietly(page_fd)

@@ -214,8 +214,8 @@ class Courier:
 
     def _spend(self) -> None:
         if self._reserve >= 0:
-            os.close(self._reserve)
-            self._reserve = -1
+            reserve, self._reserve = self._reserve, -1
+            os.close(reserve)
 
     def _refill(self) -> None:
         if self._reserve < 0:
