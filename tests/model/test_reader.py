@@ -34,6 +34,9 @@ class Clock:
     def monotonic(self):
         return self.now
 
+    def sleep(self, seconds):
+        self.now += seconds
+
 
 class Poller:
     """What `Poller` promises: `wake` is for whoever polls, and for the sleeper unless masked; `nudge` is for the sleeper."""
@@ -130,7 +133,7 @@ class Scene:
     def set_timer(self):
         """As `Core.after`; with the lock held."""
         self.due = self.clock.now + DUE_S
-        if self.timers.after(DUE_S, self.fire):
+        if self.timers.after(DUE_S, self.fire) and not self.reader.leads_here():
             self.poller.wake()
 
     def fire(self):

@@ -37,7 +37,7 @@ class Grain:
 #: Somebody may wait for any of the results.
 SOON = Grain(hold_s=0.016, stretch_s=0.002)
 #: The results are wanted together, or one after the other.
-WHOLE = Grain(hold_s=0.100, stretch_s=0.010)
+WHOLE = Grain(hold_s=0.150, stretch_s=0.025)
 
 #: Tasks of this length and more go one at a time: what sending one costs is lost in it.
 LONG_S = 0.002

@@ -54,10 +54,11 @@ class Core:
         self.workers: dict[int, WorkerHandle] = {}
         self.later: deque[Callable[[], None]] = deque()
         self.counters = Counters()
+        self.pumps_here: Callable[[], bool] = lambda: False  # whether this thread is the one that counts the time
         self.killed = False  # ended at once: nothing is tried again
         self.closing = False  # no new work; end when the rest is done
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
         """Have `action` run by the pump, with the lock held, in `delay_s` seconds."""
-        if self.timers.after(delay_s, action):
+        if self.timers.after(delay_s, action) and not self.pumps_here():
             self.poller.wake()

@@ -56,6 +56,7 @@ class Engine:
         self.reader = Reader(
             self.core, self.callbacks, self._pump, self.check_open, lambda: program.engines.discard(self)
         )
+        self.core.pumps_here = self.reader.leads_here
         self.wait, self.closed = self.reader.wait, self.reader.closed
         self.foreign = False
         self.abandoned = False

@@ -40,6 +40,8 @@ SPIN_S = 50e-6
 #: reads in short turns need not wake it then (W3). After the last it sleeps until it is woken.
 _STEP_IN_S = 0.01
 _STEP_IN_LATEST_S = 1.0
+#: What it leaves alone when it was woken for what another thread is about to read.
+_GIVE_WAY_S = 50e-6
 
 
 class Pump(Protocol):
@@ -71,6 +73,7 @@ class Reader:
         self._stepping_in = 0.0  # when the background thread looks by itself, by `time.monotonic`
         self._submitted = 0.0  # when the last task was submitted
         self._read = 0.0  # when somebody last read
+        self._leads = 0  # how many times a caller has begun to read
         self.bursting = False  # tasks are submitted one after the other, and whoever does so reads
         # Weak, so that it goes in the thread itself, not when the collector finds us: see `program` for why.
         self._thread: Callable[[], threading.Thread | None] = lambda: None
@@ -114,9 +117,14 @@ class Reader:
                             self._pump(0.0, shield)
                     finally:
                         self._role.leave()
+                        self._leave_timers()
             self._read = time.monotonic()
 
     # --- a thread that waits --------------------------------------------------------------------
+
+    def leads_here(self) -> bool:
+        """Whether this thread reads; then it also counts the time for what is due later."""
+        return self._role.mine
 
     def wait(
         self,
@@ -155,6 +163,7 @@ class Reader:
             with interrupts.deferred() as shield:
                 if not self._role.take():
                     return False
+                self._leads += 1
                 try:
                     self._read_until(ready, limit, shield)
                 finally:
@@ -216,6 +225,7 @@ class Reader:
         """Read when nobody waits; serve callbacks, timers and deaths."""
         core = self._core
         pause_s: float | None = _STEP_IN_S
+        leads = 0
         while not self.closed.is_set():
             if self.bursting:
                 core.poller.sleep(BURST_OVER_S)
@@ -224,8 +234,12 @@ class Reader:
                     core.poller.unmask()
                     self._leave_work()
             elif self._role.taken:
+                if leads != self._leads:  # they come and go: looking often costs less than being woken by each
+                    leads, pause_s = self._leads, _STEP_IN_S
                 # Asked again when `_stepping_in` is set: whoever left in between did not see it (W3).
-                self._nap(lambda s=pause_s: s if self._role.taken else 0.0)  # type: ignore[misc]
+                early = self._nap(lambda s=pause_s: s if self._role.taken else 0.0)  # type: ignore[misc]
+                if early and self._role.taken:  # whoever reads has yet to mask what there is, and may wait for the GIL
+                    time.sleep(_GIVE_WAY_S)
                 pause_s = 2 * pause_s if pause_s and pause_s < _STEP_IN_LATEST_S else None
             else:
                 pause_s = _STEP_IN_S
@@ -243,15 +257,17 @@ class Reader:
         self._on_end()
         self._callbacks.end()
 
-    def _nap(self, seconds: Callable[[], float | None]) -> None:
-        """Sleep until there is something to read and nobody reads it, or a nudge, or so many seconds passed."""
+    def _nap(self, seconds: Callable[[], float | None]) -> bool:
+        """Sleep until there is something to read and nobody reads it, or a nudge, or so many seconds passed; False if those."""
         self._stepping_in = math.inf  # before looking at the timers: whoever adds one and then leaves has to wake us
         with self._core.lock:
             wait_s = seconds()
         if wait_s is not None:
             self._stepping_in = time.monotonic() + wait_s
         self._core.poller.sleep(wait_s)
+        early = time.monotonic() < self._stepping_in
         self._stepping_in = 0.0
+        return early
 
     def _in_burst_now(self) -> bool:
         return self.bursting  # asked again because another thread may have changed it
