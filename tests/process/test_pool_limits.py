@@ -11,6 +11,7 @@ import time
 import pytest
 
 import shoal
+from shoal._pool import autopsy
 from tests.process import pool_tasks as t
 from tests.support import eventually, is_alive
 
@@ -44,6 +45,16 @@ def test_a_stopped_task_tells_where_it_was(pool):
         pool.using(timeout=0.3).submit(t.hang).result()
     assert "in hang" in caught.value.obituary.python_stack
     assert re.search(r"likely: it was at line \d+ of .*pool_tasks\.py, in hang", str(caught.value))
+
+
+def test_a_stopped_task_is_asked_once_where_it_was(pool, monkeypatch):
+    """A dead one does not answer: to ask it again keeps everybody waiting."""
+    asked = []
+    ask = autopsy.ask_for_stack
+    monkeypatch.setattr(autopsy, "ask_for_stack", lambda worker: (asked.append(worker.number), ask(worker)))
+    with pytest.raises(shoal.TaskTimeout):
+        pool.using(timeout=0.3).submit(t.hang).result()
+    assert len(asked) == 1
 
 
 def test_a_task_that_ends_in_time_is_not_disturbed(pool):

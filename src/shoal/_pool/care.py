@@ -67,7 +67,7 @@ class Care:
 
     def watch(self, worker: WorkerHandle) -> None:
         """Check the worker's deadlines when the next may have passed."""
-        if worker.state != "ready":
+        if worker.state != "ready" or worker.doomed:  # one that was killed would be waited for to tell its stack
             return
         due = self._next_due(worker)
         if due is None or (worker.watched_ns and worker.watched_ns <= due[0]):
@@ -99,7 +99,7 @@ class Care:
         if worker.watched_ns != when:
             return  # an earlier one was set after this one
         worker.watched_ns = 0
-        if worker.state != "ready":
+        if worker.state != "ready" or worker.doomed:
             return
         due = self._next_due(worker)
         if due is None:
