@@ -50,7 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folders = set(item.path.relative_to(support.ROOT / "tests").parts[:-1])
-        if folders & FAST_FOLDERS or item.path.name in FAST_FILES:
+        beside_others = item.get_closest_marker("alone") is None
+        if beside_others and (folders & FAST_FOLDERS or item.path.name in FAST_FILES):
             item.add_marker(pytest.mark.fast)
         if "stress" in folders:
             item.add_marker(pytest.mark.stress)

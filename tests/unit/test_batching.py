@@ -71,7 +71,7 @@ def test_a_worker_that_is_half_full_is_left_alone(grain):
         (None, 0, "one at a time, until"),
         (0.1, 0, "one at a time: sending"),
         (0.01, 0, "one at a time, one ahead"),
-        (1e-4, 0, "up to 1,000 at a time (100 ms of work)"),
+        (1e-4, 0, "up to 1,500 at a time (150 ms of work)"),
         (1e-8, 0, "up to 50,000 at a time (the most at once)"),
         (1e-4, 1 << 20, "up to 16 at a time (16 MiB of arguments)"),
         (0.0, 0, "up to 50,000 at a time"),

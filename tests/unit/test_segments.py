@@ -207,6 +207,7 @@ def test_those_who_watch_are_told_once_when_the_descriptor_is_closed():
         segment.view()
 
 
+@pytest.mark.alone
 def test_the_systems_memory_comes_back_at_once():
     def shmem():
         with open("/proc/meminfo", encoding="ascii") as info:

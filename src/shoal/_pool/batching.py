@@ -130,7 +130,7 @@ def rule(pace: Pace, grain: Grain) -> str:
         return f"one at a time{ahead}: sending one is lost in {LONG_S * 1e3:g} ms and more"
     work = grain.hold_s / cost_s if cost_s > 0 else float("inf")
     weight = MOST_BYTES / pace.item_bytes if pace.item_bytes > 0 else float("inf")
-    most = int(max(1, min(work, weight, MOST_ITEMS)))
+    most = round(max(1, min(work, weight, MOST_ITEMS)))
     why = f"{grain.hold_s * 1e3:g} ms of work"
     if most == MOST_ITEMS:
         why = "the most at once"
