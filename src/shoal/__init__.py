@@ -9,8 +9,11 @@ tests/surface/test_layers.py):
     _os                         the only place that touches processes, descriptors, memory files and control groups
     _memory                     shared pages, the arena of large data, shared objects and arrays
     _wire                       frames, pickling, remote errors
+    _sync                       locks, conditions, queues and channels that survive the death of any process
     _worker                     what runs in the child
     _pool                       dispatcher, engine, surface
+    _process                    shoal.Process
+    _supervise, _actors         restarting what ends; objects in processes of their own
     cli                         the command
 """
 
@@ -32,8 +35,12 @@ if TYPE_CHECKING:
     from shoal._pool.future import Future
     from shoal._pool.snapshots import PoolStatistics, WorkerInfo
     from shoal.errors import (
+        ActorDied,
+        BrokenBarrierError,
         Cancelled,
+        ChannelClosed,
         InitializerFailed,
+        MailboxFull,
         MainGuardMissing,
         MemoryLimitExceeded,
         NoSharedMemory,
@@ -42,10 +49,13 @@ if TYPE_CHECKING:
         OverlappingWrites,
         PoisonTask,
         PoolClosed,
+        ProcessDied,
+        QueueClosed,
         RemoteError,
         RemoteTraceback,
         ShoalError,
         StartFailed,
+        SupervisorFailed,
         TaskTimeout,
         UnsupportedPlatform,
         WorkerDied,
@@ -55,12 +65,16 @@ __version__ = "0.1.0"
 
 # Without what needs numpy (`array`, `empty`, `full`, `zeros`, `SharedArray`): a star import has to work without it.
 __all__ = [
+    "ActorDied",
     "AutoReport",
+    "BrokenBarrierError",
     "Cancelled",
+    "ChannelClosed",
     "Explanation",
     "FunctionReport",
     "Future",
     "InitializerFailed",
+    "MailboxFull",
     "MainGuardMissing",
     "MemoryLimitExceeded",
     "NoSharedMemory",
@@ -72,11 +86,14 @@ __all__ = [
     "PoolClosed",
     "PoolStatistics",
     "PoolView",
+    "ProcessDied",
+    "QueueClosed",
     "RemoteError",
     "RemoteTraceback",
     "Shared",
     "ShoalError",
     "StartFailed",
+    "SupervisorFailed",
     "TaskTimeout",
     "UnsupportedPlatform",
     "WorkerDied",

@@ -9,7 +9,11 @@ Role: the exception tree and the obituary a dead worker leaves. Owner: nobody; p
     ├── the worker died
     │   ├── WorkerDied           (BrokenProcessPool)  it ended while it owed a result
     │   │   └── PoisonTask                            ... and this task has done that before
-    │   └── StartFailed          (BrokenProcessPool)  no worker could be started
+    │   ├── StartFailed          (BrokenProcessPool)  no worker could be started
+    │   ├── ProcessDied          (RuntimeError)       a `shoal.Process` ended without a result
+    │   ├── ActorDied            (RuntimeError)       an actor ended while it owed an answer
+    │   ├── SupervisorFailed     (RuntimeError)       its children died more often than they may
+    │   └── BrokenBarrierError   (BrokenBarrierError) one of those a barrier waited for died, or gave up
     ├── a limit acted
     │   ├── TaskTimeout          (TimeoutError)       `timeout` passed while the task ran
     │   ├── MemoryLimitExceeded  (MemoryError)        `memory_limit` passed while the task ran
@@ -20,6 +24,9 @@ Role: the exception tree and the obituary a dead worker leaves. Owner: nobody; p
     │   └── OverlappingWrites    (RuntimeError)       two tasks may write the same part of a shared array
     ├── you closed it, or never opened it
     │   ├── PoolClosed           (RuntimeError)
+    │   ├── QueueClosed          (ValueError)         `multiprocessing.Queue` raises that, too
+    │   ├── ChannelClosed        (EOFError)           its writer closed it or died, or nobody reads it
+    │   ├── MailboxFull          (TimeoutError)       an actor did not take another message in time
     │   └── MainGuardMissing     (RuntimeError)
     └── the world
         ├── NoSharedMemory       (OSError)
@@ -29,6 +36,8 @@ Invariants
     E1  Every class rebuilds from its public fields, so every error survives pickle with its notes.
     E2  A message is: fact, then a guess marked "likely:", then "hint:".
     E3  Whoever can name `BrokenProcessPool` finds every instance of the three classes above to be one.
+
+The file is long because a reader looks for an error in one place.
 """
 
 from __future__ import annotations
@@ -37,13 +46,18 @@ import concurrent.futures
 import pickle
 import re
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 __all__ = [
+    "ActorDied",
+    "BrokenBarrierError",
     "Cancelled",
+    "ChannelClosed",
     "InitializerFailed",
+    "MailboxFull",
     "MainGuardMissing",
     "MemoryLimitExceeded",
     "NoSharedMemory",
@@ -52,10 +66,13 @@ __all__ = [
     "OverlappingWrites",
     "PoisonTask",
     "PoolClosed",
+    "ProcessDied",
+    "QueueClosed",
     "RemoteError",
     "RemoteTraceback",
     "ShoalError",
     "StartFailed",
+    "SupervisorFailed",
     "TaskTimeout",
     "UnsupportedPlatform",
     "WorkerDied",
@@ -216,9 +233,9 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes} bytes"
 
 
-def _death_fact(obituary: Obituary) -> str:
-    doing = f"while running {obituary.task}" if obituary.task else "while it had no task"
-    fact = f"worker {obituary.worker} (pid {obituary.pid}) {obituary.cause} {doing}"
+def _death_fact(obituary: Obituary, who: str | None = None) -> str:
+    doing = f" while running {obituary.task}" if obituary.task else "" if who else " while it had no task"
+    fact = f"{who or f'worker {obituary.worker}'} (pid {obituary.pid}) {obituary.cause}{doing}"
     if obituary.attempt is not None and obituary.attempts is not None:
         fact += f", attempt {obituary.attempt} of {obituary.attempts}"
     return fact
@@ -231,9 +248,9 @@ def _peak(obituary: Obituary) -> str | None:
     return f"{_size(obituary.peak_memory_bytes)}{limit}"
 
 
-def _death_message(obituary: Obituary, *, also: str = "") -> str:
-    """Fact, guess and hint of a death; `also` is one more fact."""
-    fact, likely, hint = _death_fact(obituary), None, None
+def _death_message(obituary: Obituary, *, who: str | None = None, also: str = "") -> str:
+    """Fact, guess and hint of a death; `who` died if it was no worker, `also` is one more fact."""
+    fact, likely, hint = _death_fact(obituary, who), None, None
     peak = _peak(obituary)
     look = "see error.obituary.python_stack for the line that was running" if obituary.python_stack else None
     match obituary.out_of_memory, obituary.signal, obituary.exit_code:
@@ -286,6 +303,84 @@ class StartFailed(ShoalError, concurrent.futures.BrokenExecutor):
         self.reason = reason
         self.hint = hint
         super().__init__(_lines(f"no worker could be started: {reason}", hint=hint))
+
+
+class ProcessDied(ShoalError, RuntimeError):
+    """A `shoal.Process` ended without a result: it was killed, or called ``os._exit``.
+
+    Attributes:
+        name: The process's name.
+        obituary: Everything known of the death.
+    """
+
+    def __init__(self, *, name: str, obituary: Obituary) -> None:
+        self.name = name
+        self.obituary = obituary
+        super().__init__(_death_message(obituary, who=f"process {name}"))
+
+
+class ActorDied(ShoalError, RuntimeError):
+    """An actor ended while it owed the answer to this call, or for good before it.
+
+    Attributes:
+        actor: Its name.
+        call: The call that failed.
+        obituary: Everything known of the death; `None` in a program that did not start the actor, or if it was stopped.
+    """
+
+    def __init__(self, *, actor: str, call: str, obituary: Obituary | None = None) -> None:
+        self.actor = actor
+        self.call = call
+        self.obituary = obituary
+        also = f"; it owed the answer to {call}"
+        if obituary is None:
+            super().__init__(f"actor {actor} has ended{also}")
+        else:
+            super().__init__(_death_message(obituary, who=f"actor {actor}", also=also))
+
+
+class SupervisorFailed(ShoalError, RuntimeError):
+    """A supervisor gave up: its children had to be restarted more often than they may. All of them are stopped.
+
+    Attributes:
+        supervisor: Its name.
+        child: The child that ended last.
+        intensity: Restarts allowed ...
+        period: ... within so many seconds.
+        obituary: How that child ended, if it died.
+    """
+
+    def __init__(
+        self, *, supervisor: str, child: str, intensity: int, period: float, obituary: Obituary | None = None
+    ) -> None:
+        self.supervisor = supervisor
+        self.child = child
+        self.intensity = intensity
+        self.period = period
+        self.obituary = obituary
+        how = f", which {obituary.cause}" if obituary is not None else ""
+        super().__init__(
+            _lines(
+                f"{supervisor} gave up and stopped its children: more than {intensity} restarts within {period:g} s, "
+                f"the last one needed by {child}{how}",
+                hint="look at that child's own errors first; raise intensity= or backoff_s= if its failures pass",
+            )
+        )
+
+
+class BrokenBarrierError(ShoalError, threading.BrokenBarrierError):
+    """A barrier cannot be passed any more: somebody it waits for died, gave up, or reset it.
+
+    Attributes:
+        reason: What happened.
+        pid: Process id of who broke it, or `None` if it was no single process.
+    """
+
+    def __init__(self, *, reason: str, pid: int | None = None) -> None:
+        self.reason = reason
+        self.pid = pid
+        who = f" by process {pid}" if pid is not None else ""
+        super().__init__(_lines(f"the barrier was broken{who}: {reason}", hint="call reset() before it is used again"))
 
 
 def be_broken_process_pools() -> None:
@@ -440,6 +535,38 @@ class PoolClosed(ShoalError, RuntimeError):
     def __init__(self, *, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class QueueClosed(ShoalError, ValueError):
+    """The queue was closed: nothing more can be put, and nothing is left to get."""
+
+    def __init__(self, *, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class ChannelClosed(ShoalError, EOFError):
+    """The channel has ended: its writer closed it or died, or nobody reads it any more."""
+
+    def __init__(self, *, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class MailboxFull(ShoalError, TimeoutError):
+    """An actor's mailbox stayed full for as long as the caller would wait. The call was not sent."""
+
+    def __init__(self, *, actor: str, call: str, mailbox: int, timeout: float) -> None:
+        self.actor = actor
+        self.call = call
+        self.mailbox = mailbox
+        self.timeout = timeout
+        super().__init__(
+            _lines(
+                f"{call} was not sent: the mailbox of actor {actor} has held {mailbox} messages for {timeout:.12g} s",
+                hint="wait for answers now and then, or give the actor a larger mailbox=",
+            )
+        )
 
 
 class MainGuardMissing(ShoalError, RuntimeError):

@@ -16,8 +16,8 @@ ROWS = (
     ("_os",),
     ("_wire", "_memory"),
     ("_sync", "_journal"),
-    ("_worker", "_supervise"),
-    ("_pool", "_process", "_serve", "_monitor"),
+    ("_worker",),
+    ("_pool", "_process", "_supervise", "_actors", "_serve", "_monitor"),
     ("backends", "integrations", "testing"),
     ("cli", "__init__"),
 )
@@ -28,6 +28,10 @@ NEIGHBOURS = {
     ("_settings", "errors"),
     ("_wire", "_memory"),  # frames carry shared segments
     ("_process", "_pool"),
+    ("_supervise", "_process"),  # what it restarts are processes, pools and actors
+    ("_supervise", "_pool"),
+    ("_actors", "_process"),
+    ("_actors", "_supervise"),
     ("_serve", "_process"),
     ("_monitor", "_pool"),
     ("cli", "__init__"),

@@ -1,0 +1,103 @@
+"""Cells: small pieces of shared memory, one for each lock, event, queue head and so on.
+
+Role: cut cells out of shared segments, and let them travel to other processes. Owner: everybody who holds a view.
+
+A segment of `SLAB_BYTES` is cut from its start on; when it is full the next one is made. A cell is never used twice: nobody
+can know which processes still have it. Its segment is freed with the last view of any of its cells, in the last process, so
+a program that makes and drops locks for ever keeps one segment, not one descriptor for each lock.
+
+Invariants
+    C1  A cell begins at a multiple of 64 and is zero before its maker writes to it.
+    C2  A cell travels as (the whole segment, where it begins, its size): as a reference where the codec takes shared memory
+        beside the pickle. A plain pickle would make a copy, which is refused on arrival.
+    C3  Cells of one maker only share a segment with cells of the same process: after a fork the child cuts its own.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from typing import Any
+
+from shoal._memory import segments
+from shoal._os import mapping
+
+#: A view of words, read and written by index, each in one load or store.
+Words = Any
+
+SLAB_BYTES = 1 << 16
+_ALIGN = 64
+
+
+class _Slab:
+    """The segment that is being cut."""
+
+    def __init__(self) -> None:
+        self.whole: memoryview | None = None
+        self.used = 0
+
+
+_guard = threading.Lock()
+_slab = _Slab()
+
+
+def _after_fork_in_child() -> None:
+    global _guard, _slab
+    _guard = threading.Lock()
+    _slab = _Slab()  # C3: the parent goes on cutting the one we inherited
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Cell:
+    """A piece of shared memory as this process has it: `view`, its bytes, and `address`, where they are."""
+
+    __slots__ = ("_offset", "_whole", "address", "view")
+
+    def __init__(self, whole: memoryview, offset: int, size: int) -> None:
+        self._whole = whole
+        self._offset = offset
+        self.view = whole[offset : offset + size]
+        self.address = mapping.address(self.view)
+
+    def words(self, offset: int, count: int, kind: Any = "Q") -> Words:
+        """Return `count` words at `offset` of the cell: "Q" unsigned or "q" signed 64 bits, "I" or "i" 32 bits."""
+        size = 8 if kind in "Qq" else 4
+        return self.view[offset : offset + count * size].cast(kind)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        if protocol < 5:
+            raise TypeError("what lies in shared memory can only be passed to a process of shoal, not pickled to bytes")
+        return _arrive, (pickle.PickleBuffer(self._whole), self._offset, self.view.nbytes)
+
+
+def _arrive(buffer: Any, offset: int, size: int) -> Cell:
+    whole = memoryview(buffer)
+    if segments.find(whole) is None:
+        raise TypeError(
+            "a lock, queue or other object of shared memory arrived as a mere copy of its bytes\n"
+            "  hint: pass it as an argument of a task or a shoal.Process, alone or inside other arguments, "
+            "or let a forked process inherit it; pickle.dumps() cannot share it"
+        )
+    return Cell(whole, offset, size)
+
+
+def make(size: int) -> Cell:
+    """Return a new cell of at least `size` zero bytes, all of them reserved. Safe from any thread.
+
+    Raises:
+        NoSharedMemory: There is no memory, or no descriptor, for it.
+    """
+    size = -(-size // _ALIGN) * _ALIGN
+    if size > SLAB_BYTES // 2:
+        return Cell(segments.create(size), 0, size)
+    with _guard:
+        whole = _slab.whole
+        if whole is None or _slab.used + size > whole.nbytes:
+            whole = _slab.whole = segments.create(SLAB_BYTES)
+            _slab.used = 0
+        offset = _slab.used
+        _slab.used += size
+    return Cell(whole, offset, size)
