@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -223,3 +224,73 @@ def test_a_wait_does_not_end_early(child, pidfd):
     began = time.monotonic()
     assert not processes.wait_pidfd(fd, QUIET_S / 4)
     assert time.monotonic() - began >= QUIET_S / 4
+
+
+def test_an_ended_process_is_gone_even_before_it_is_reaped(child, pidfd):
+    one = child(SLEEP)
+    fd = pidfd(one.pid)
+    start = processes.start_time(one.pid)
+    assert start > 0
+    assert not processes.gone(one.pid, start)
+    assert not processes.gone(one.pid, 0)  # its start was not known to whoever noted it
+
+    one.kill()
+    processes.wait_pidfd(fd, None)
+    assert processes.state_letter(one.pid) == "Z"
+    assert processes.start_time(one.pid) is None
+    assert processes.gone(one.pid, start)
+
+    one.wait()
+    assert processes.start_time(one.pid) is None
+    assert processes.gone(one.pid, start)
+
+
+def test_another_process_with_the_same_number_is_not_taken_for_the_one_that_ended():
+    pid, start = processes.identity()
+    assert not processes.gone(pid, start)
+    assert processes.gone(pid, start + 1)
+
+
+def test_a_leader_that_left_its_threads_behind_is_not_gone(child):
+    """What its other threads hold is still held."""
+    one = child(
+        "import threading, ctypes\n"
+        "def stay(): print('ready', flush=True); time.sleep(1000)\n"
+        "exit_thread = 60 if os.uname().machine == 'x86_64' else 93\n"
+        "threading.Thread(target=stay).start(); ctypes.CDLL(None).syscall(exit_thread, 0)"
+    )
+    start = processes.identity()[1]
+    eventually(lambda: processes.state_letter(one.pid) == "Z", what="the main thread ended")
+    assert processes.start_time(one.pid) >= start
+    assert not processes.gone(one.pid, processes.start_time(one.pid))
+
+
+def test_a_process_counts_as_alive_if_there_is_no_descriptor_to_look_with(child):
+    one = child(SLEEP)
+    start = processes.start_time(one.pid)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        alive = not processes.gone(one.pid, start)
+        one.kill()
+        os.waitpid(one.pid, 0)
+        ended = processes.gone(one.pid, start)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert alive
+    assert ended
+
+
+def test_a_forked_child_has_an_identity_of_its_own():
+    mine = processes.identity()
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write_end, repr(processes.identity()).encode())
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as answer:
+        said = answer.read()
+    os.waitpid(pid, 0)
+    assert said.startswith(f"({pid}, ")
+    assert processes.identity() == mine == (os.getpid(), processes.start_time(os.getpid()))

@@ -159,6 +159,11 @@ def _lock_until(address: int, limit: _Timespec, pointer: int, slice_s: float, an
     return answer.got != BUSY
 
 
+#: Unlock the mutex at an address and return 0; another number if this thread does not hold it. One C call: a signal handler
+#: that raises comes before or after it, never between its beginning and its effect.
+unlock_now: Any = _unlock
+
+
 def unlock(address: int) -> bool:
     """Unlock the mutex at `address`; False if this thread does not hold it."""
     return not _unlock(address)
