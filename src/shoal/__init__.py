@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shoal._pool.explaining import AutoReport, Explanation, FunctionReport
     from shoal._pool.future import Future
     from shoal._pool.snapshots import PoolStatistics, WorkerInfo
+    from shoal._process.facade import Process, active_children, current_process
     from shoal.errors import (
         ActorDied,
         BrokenBarrierError,
@@ -86,6 +87,7 @@ __all__ = [
     "PoolClosed",
     "PoolStatistics",
     "PoolView",
+    "Process",
     "ProcessDied",
     "QueueClosed",
     "RemoteError",
@@ -98,7 +100,9 @@ __all__ = [
     "UnsupportedPlatform",
     "WorkerDied",
     "WorkerInfo",
+    "active_children",
     "cpu_count",
+    "current_process",
     "explain",
     "imap",
     "map",
@@ -114,11 +118,14 @@ _HOMES = {
     "Pool": "shoal._pool.executor",
     "PoolStatistics": "shoal._pool.snapshots",
     "PoolView": "shoal._pool.executor",
+    "Process": "shoal._process.facade",
     "Shared": "shoal._memory.shared",
     "SharedArray": "shoal._memory.arrays",
     "WorkerInfo": "shoal._pool.snapshots",
+    "active_children": "shoal._process.facade",
     "array": "shoal._memory.arrays",
     "cpu_count": "shoal._pool.default",
+    "current_process": "shoal._process.facade",
     "empty": "shoal._memory.arrays",
     "full": "shoal._memory.arrays",
     "explain": "shoal._pool.default",

@@ -10,15 +10,18 @@ Invariants
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 StartMethod = Literal["forkserver", "spawn", "fork"]
 ErrorMode = Literal["raise", "return", "skip"]
 CaptureMode = Literal["prefix", "inherit"]
 
+#: Start method of whoever does not name one; for running a whole test suite over another method.
+START_METHOD_VARIABLE = "SHOAL_START_METHOD"
 #: Runs of one task that may end in a worker's death before it counts as poison.
 POISON_KILLS = 3
 #: First pause before a retry, in seconds; it doubles with each further retry.
@@ -81,6 +84,17 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     allowed = get_args(choices)
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def start_method_or_default(asked: StartMethod | None) -> StartMethod:
+    """Return `asked`, or what the environment asks for, or forkserver."""
+    if asked is not None:
+        check_choice("start_method", asked, StartMethod)
+        return asked
+    wanted = os.environ.get(START_METHOD_VARIABLE, "forkserver")
+    if wanted not in get_args(StartMethod):
+        raise ValueError(f"{START_METHOD_VARIABLE} must be one of {get_args(StartMethod)}, not {wanted!r}")
+    return cast("StartMethod", wanted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,10 +168,11 @@ OutOfMemory = Literal["proven", "likely", "no"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obituary:
-    """What is known of a worker that died. Every field that could not be learned is `None`.
+    """What is known of a worker, or of a `shoal.Process`, that died. Every field that could not be learned is `None`.
 
     Attributes:
         worker: The worker's number in its pool, from 0; a replacement has a new one.
+        process: The name, if it was a `shoal.Process` and not a worker of a pool.
         pid: Its process id.
         exit_code: What it exited with, if it exited.
         signal: Name of the signal that killed it, such as ``"SIGKILL"``, if one did.
@@ -189,6 +190,7 @@ class Obituary:
 
     worker: int
     pid: int
+    process: str | None = None
     exit_code: int | None = None
     signal: str | None = None
     out_of_memory: OutOfMemory = "no"
@@ -234,6 +236,8 @@ def _size(size_bytes: int) -> str:
 
 
 def _death_fact(obituary: Obituary, who: str | None = None) -> str:
+    if who is None and obituary.process is not None:
+        who = f"process {obituary.process}"
     doing = f" while running {obituary.task}" if obituary.task else "" if who else " while it had no task"
     fact = f"{who or f'worker {obituary.worker}'} (pid {obituary.pid}) {obituary.cause}{doing}"
     if obituary.attempt is not None and obituary.attempts is not None:
@@ -296,13 +300,14 @@ class PoisonTask(WorkerDied):
 
 
 class StartFailed(ShoalError, concurrent.futures.BrokenExecutor):
-    """No worker could be started. Every task that was waiting gets this error."""
+    """No worker could be started: every task that was waiting gets this error. Or no `shoal.Process`, if `what` says so."""
 
-    def __init__(self, *, reason: str, hint: str | None = None) -> None:
+    def __init__(self, *, reason: str, hint: str | None = None, what: str = "worker") -> None:
         be_broken_process_pools()
         self.reason = reason
         self.hint = hint
-        super().__init__(_lines(f"no worker could be started: {reason}", hint=hint))
+        self.what = what
+        super().__init__(_lines(f"no {what} could be started: {reason}", hint=hint))
 
 
 class ProcessDied(ShoalError, RuntimeError):

@@ -9,6 +9,7 @@ Layout (bytes)
     24     u64  committed     bytes of the journal that count
     32     u64  done          tasks finished since it began
     40     u64  stage         1 booting, 2 importing the main module, 3 in the initializer, 4 serving
+    48     u64  asks          1 once a `shoal.Process` has looked whether it is to stop
     64     ...  journal       entries: u32 length, marshal of one message
     65536  ...  fault text    written by `faulthandler` through the file, at its own offset
 
@@ -39,7 +40,7 @@ JOURNAL_BYTES: Final = FAULT_OFFSET - _JOURNAL
 #: Most bytes of fault text that are read.
 _FAULT_LIMIT: Final = 1 << 16
 
-STARTED, INDEX, SPAN, COMMITTED, DONE, STAGE = range(6)
+STARTED, INDEX, SPAN, COMMITTED, DONE, STAGE, ASKS = range(7)
 BOOTING, IMPORTING, INITIALIZING, SERVING = range(1, 5)
 
 _LENGTH = struct.Struct("<I")

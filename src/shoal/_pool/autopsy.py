@@ -32,10 +32,12 @@ class OomWatch:
         return grown
 
 
-def obituary(worker: WorkerHandle, oom: OomWatch, *, attempt: int | None, attempts: int | None) -> Obituary:
+def obituary(
+    worker: WorkerHandle, oom: OomWatch, *, attempt: int | None, attempts: int | None, process: str | None = None
+) -> Obituary:
     """Build the obituary of a worker whose process is gone, all but the label of its task.
 
-    `attempt` and `attempts` are None if it had no task.
+    `attempt` and `attempts` are None if it had no task. `process` is the name of a `shoal.Process`.
     """
     status = worker.status
     code = status.code if status else None
@@ -45,6 +47,7 @@ def obituary(worker: WorkerHandle, oom: OomWatch, *, attempt: int | None, attemp
     running = worker.page.running()
     return Obituary(
         worker=worker.number,
+        process=process,
         pid=worker.pid or 0,
         exit_code=code,
         signal=processes.signal_name(number) if number is not None else None,

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from shoal._os import cpus
 from shoal._os.interpreter import importing_main, unguarded_import
@@ -33,6 +33,7 @@ from shoal._settings import (
     check_choice,
     check_count,
     parse_bytes,
+    start_method_or_default,
 )
 
 if TYPE_CHECKING:
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from shoal._pool.future import Future
 
 T = TypeVar("T")
-
-#: Start method of pools that do not name one; for running a whole test suite over another method.
-START_METHOD_VARIABLE = "SHOAL_START_METHOD"
 
 
 class _Surface(concurrent.futures.Executor):
@@ -432,13 +430,8 @@ def _either(name: str, value: int | None, other: str, other_value: int | None) -
 
 
 def _start_method(asked: StartMethod | None, mp_context: Any) -> StartMethod:
-    if asked is not None:
-        return asked
-    if mp_context is not None:
+    if asked is None and mp_context is not None:
         found = mp_context.get_start_method()
         check_choice("the start method of mp_context", found, StartMethod)
         return cast("StartMethod", found)
-    wanted = os.environ.get(START_METHOD_VARIABLE, "forkserver")
-    if wanted not in get_args(StartMethod):
-        raise ValueError(f"{START_METHOD_VARIABLE} must be one of {get_args(StartMethod)}, not {wanted!r}")
-    return cast("StartMethod", wanted)
+    return start_method_or_default(asked)

@@ -262,7 +262,7 @@ class Fleet:
         main = launcher.main_in_worker if launcher is not None else None
         function, args, buffers = self._initializer or (None, None, [])
         config: dict[str, Any] = {
-            "number": worker.number,
+            "title": f"shoal-{worker.number}",
             "cwd": working_directory(),
             "env": environment if launcher is None or environment != launcher.environment else None,
             "argv": [str(word) for word in sys.argv],

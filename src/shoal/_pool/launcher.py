@@ -1,7 +1,8 @@
 """Starting worker processes.
 
 Role: the program's templates, one pool's connection to one of them, and forking directly. Owner: `Template` objects
-belong to the program and are started once; a launcher belongs to one engine, which calls it with its lock held.
+belong to the program and are started once; a launcher belongs to one engine, or to the hub of `_process`, which calls it
+with its lock held.
 
 Invariants
     L1  A template lives as long as the program; one that died is replaced at the next start of a worker.
@@ -20,8 +21,9 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, NoReturn
 
 from shoal._os import descriptors, processes
 from shoal._os.interpreter import MainModule, interpreter_command, main_module
@@ -29,10 +31,9 @@ from shoal._os.lifeline import Lifeline
 from shoal._pool import interrupts
 from shoal._settings import StartMethod
 
-if TYPE_CHECKING:
-    from shoal._worker.boot import Call
-
 _MESSAGE_BYTES = 1 << 20
+#: The module of `_worker` in which a process begins: a worker of a pool, or a `shoal.Process`.
+Entry = Literal["boot", "solo"]
 
 
 # --- what launchers tell ------------------------------------------------------------------------
@@ -279,9 +280,17 @@ class TemplateLauncher:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def start(self, token: int, fds: list[int], *, captured: bool, inherited: Call | None) -> list[Event]:  # noqa: ARG002 - the other launcher's
-        """Ask for a worker. Raises OSError if the template is gone."""
-        descriptors.send_with_fds(self._sock, marshal.dumps(("fork", token, captured)), fds)
+    def start(
+        self,
+        token: int,
+        fds: list[int],
+        *,
+        captured: bool,
+        inherited: Any,  # noqa: ARG002 - the other launcher's
+        entry: Entry = "boot",
+    ) -> list[Event]:
+        """Ask for a process that enters there. Raises OSError if the template is gone."""
+        descriptors.send_with_fds(self._sock, marshal.dumps(("fork", token, captured, entry)), fds)
         return []
 
     def read(self) -> list[Event]:
@@ -342,12 +351,16 @@ class ForkLauncher:
     def fileno(self) -> int:
         return -1
 
-    def start(self, token: int, fds: list[int], *, captured: bool, inherited: Call | None) -> list[Event]:
-        """Fork a worker, which inherits its initializer. Raises OSError if the system refuses."""
-        from shoal._worker.boot import (  # here: another thread may hold the import's lock at the fork
-            DESCRIPTORS,
-            run_worker,
-        )
+    def start(
+        self, token: int, fds: list[int], *, captured: bool, inherited: Any, entry: Entry = "boot"
+    ) -> list[Event]:
+        """Fork a process, which inherits what it is to run with. Raises OSError if the system refuses."""
+        # Here, not in the child: another thread may hold the import's lock at the fork.
+        from shoal._worker.boot import DESCRIPTORS, run_worker
+
+        become: Callable[..., NoReturn] = run_worker
+        if entry == "solo":
+            from shoal._worker.solo import run_solo as become
 
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -360,7 +373,7 @@ class ForkLauncher:
             try:
                 pid = processes.fork()
                 if pid == 0:
-                    run_worker(dict(zip(DESCRIPTORS, fds, strict=True)), captured=captured, inherited=inherited)
+                    become(dict(zip(DESCRIPTORS, fds, strict=True)), captured=captured, inherited=inherited)
             finally:
                 _becoming.worker_of = None
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -25,12 +25,12 @@ _LINE_LIMIT = 1 << 16
 
 
 class OutputTail:
-    """One output stream of one worker."""
+    """One output stream of one worker, or of whatever is called `who`."""
 
-    def __init__(self, fd: int, name: str, number: int) -> None:
+    def __init__(self, fd: int, name: str, who: str) -> None:
         self.fd = fd
         self._name = name
-        self._prefix = f"[worker {number}] "
+        self._prefix = f"[{who}] "
         self._partial = b""
         self._last: deque[str] = deque(maxlen=KEPT_LINES)
 

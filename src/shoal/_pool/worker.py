@@ -25,7 +25,7 @@ from shoal._os import descriptors, memory, processes
 from shoal._pool.output import OutputTail
 from shoal._wire.courier import Courier
 from shoal._wire.frames import Buffer, FrameReader
-from shoal._wire.messages import FLUSH, RECALL, TRIM
+from shoal._wire.messages import ASK, FLUSH, RECALL, TRIM
 
 if TYPE_CHECKING:
     from shoal._memory.arena import Arena
@@ -41,9 +41,17 @@ class WorkerHandle:
     """One worker process as this program sees it."""
 
     def __init__(
-        self, number: int, arena: Callable[[], Arena], forget: Callable[[bytes], object], *, captured: bool
+        self,
+        number: int,
+        arena: Callable[[], Arena],
+        forget: Callable[[bytes], object],
+        *,
+        captured: bool,
+        name: str | None = None,
     ) -> None:
+        """Make every descriptor or none. `name` stands before what it prints; without one it is a worker's."""
         self.number = number
+        self.name = f"worker {number}" if name is None else name
         self.state: State = "spare"
         self.pid: int | None = None
         self.pidfd: int | None = None
@@ -92,7 +100,7 @@ class WorkerHandle:
                     read_end, ends[index] = os.pipe2(os.O_CLOEXEC)
                     opened += [read_end, ends[index]]
                     os.set_blocking(read_end, False)
-                    self.outputs.append(OutputTail(read_end, name, self.number))
+                    self.outputs.append(OutputTail(read_end, name, self.name))
         except OSError:
             for fd in opened:
                 descriptors.close_quietly(fd)
@@ -177,6 +185,11 @@ class WorkerHandle:
         """Ask it to give memory that it only keeps warm back to the system."""
         with contextlib.suppress(OSError):
             self.control.send(TRIM, socket.MSG_DONTWAIT)
+
+    def ask(self) -> None:
+        """Ask a `shoal.Process` to stop."""
+        with contextlib.suppress(OSError):
+            self.control.send(ASK, socket.MSG_DONTWAIT)
 
     def signal(self, signum: int) -> bool:
         """Send a signal; False if the process is gone or was never known."""

@@ -32,6 +32,17 @@ From the worker, on the data socket
     (UNKNOWN, span_id, index, payload, function_id)   its function cannot be loaded here; payload: an error
     (HANDBACK, span_id, first)                        from `first` on nothing was started
 
+To a `shoal.Process`: BOOT as above; from it
+    (READY, pid)                                      booted: the object is there
+    (UNKNOWN, payload)                                it cannot be found by name; answered by (BOOT, payload or None), by value
+    (SAID_READY, payload)                             the object called `ready`
+    (RETURNED, payload, code)                         `run` returned; code: what the process will exit with
+    (RAISED, payload, code)                           `run`, or the start, raised; payload: an error
+To it, on the control socket
+    one byte ASK                                      stop, please
+    one byte TRIM
+Kinds from OTHERS up to LENT are for what stands on a link: whoever owns that gets them as they are.
+
 Both ways, in front of all others of a frame; `courier.py` makes and takes them
     (LENT, count, first, entries)                     count descriptors were passed beside this frame, numbered from first
         entry (slot, place, lease, offset, nbytes)    buffer `slot` lies in descriptor `place`, lent
@@ -60,6 +71,11 @@ FAILED: Final = 24
 UNKNOWN: Final = 25
 HANDBACK: Final = 26
 
+SAID_READY: Final = 30
+RETURNED: Final = 31
+RAISED: Final = 32
+OTHERS: Final = 33
+
 LENT: Final = 40
 NEWS: Final = 41
 
@@ -67,5 +83,6 @@ NEWS: Final = 41
 RECALL: Final = b"r"
 FLUSH: Final = b"f"
 TRIM: Final = b"t"
+ASK: Final = b"s"
 
 Message = tuple[Any, ...]

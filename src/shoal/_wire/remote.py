@@ -19,13 +19,15 @@ Captured = tuple[bytes | None, str, str, str, str]
 
 #: A message longer than this is cut on its way into a `RemoteError`.
 _MESSAGE_LIMIT = 10_000
+#: Modules whose frames tell the user nothing where a traceback begins.
+_OURS = ("shoal._worker", "shoal._process")
 
 
 def capture(error: BaseException, label: str) -> bytes:
     """Turn what a task raised into bytes. Never raises."""
     name = _type_name(error)
     message = _message(error)
-    text = _format(error)
+    text = format_error(error)
     why, data = "", None
     if isinstance(error, Exception):
         data, why = _pickle(error)
@@ -98,13 +100,14 @@ def _said(problem: BaseException) -> str:
         return type(problem).__name__
 
 
-def _format(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
+    """Return the traceback as text, without the frames of the worker itself. Never raises."""
     import traceback
 
     try:
         trace: Any = error.__traceback__
         # The frames of the worker's own loop tell the user nothing.
-        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("shoal._worker"):
+        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
             trace = trace.tb_next
         return "".join(traceback.format_exception(type(error), error, trace))
     except BaseException as problem:

@@ -63,7 +63,7 @@ def run_worker(fds: dict[str, int], *, captured: bool, inherited: Call | None = 
     """
     code = 1
     try:
-        _isolate(fds, captured=captured)
+        isolate(fds, captured=captured)
         worker = _start(fds, inherited)
         if worker is not None:
             worker.serve()
@@ -72,10 +72,10 @@ def run_worker(fds: dict[str, int], *, captured: bool, inherited: Call | None = 
         code = 0  # the pool is gone: nobody to tell
     except BaseException:
         sys.excepthook(*sys.exc_info())
-    _leave(code)
+    leave(code)
 
 
-def _isolate(fds: dict[str, int], *, captured: bool) -> None:
+def isolate(fds: dict[str, int], *, captured: bool) -> None:
     """Cut the process loose from whatever it was forked from, and tie it to the main program (O1)."""
     interpreter.mark_worker()
     processes.own_group()
@@ -101,13 +101,19 @@ def _stream(fd: int) -> Any:
     return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
+def open_page(fd: int) -> Page:
+    """Map this process's page, and have `faulthandler` write into it."""
+    page = Page(fd)
+    page.words[STAGE] = page_module.BOOTING
+    os.lseek(fd, FAULT_OFFSET, os.SEEK_SET)
+    faulthandler.enable(fd, all_threads=True)
+    faulthandler.register(signals.INTERRUPT_STACK_SIGNAL, fd, all_threads=True)
+    return page
+
+
 def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
     """Boot and run the initializer; None when that failed and was reported."""
-    page = Page(fds["page"])
-    page.words[STAGE] = page_module.BOOTING
-    os.lseek(fds["page"], FAULT_OFFSET, os.SEEK_SET)
-    faulthandler.enable(fds["page"], all_threads=True)
-    faulthandler.register(signals.INTERRUPT_STACK_SIGNAL, fds["page"], all_threads=True)
+    page = open_page(fds["page"])
     sock = socket.socket(fileno=fds["data"])
     passing = socket.socket(fileno=fds["passing"])
     passing.setblocking(False)
@@ -115,7 +121,7 @@ def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
     message, buffers = worker.first_message()
     config: dict[str, Any] = message[1]
     _watch(fds["control"], worker)
-    _apply(config)
+    apply(config)
     worker.spin_ns = config["spin_ns"]
     worker.arena_bytes = config["arena_bytes"]
     stage = "main"
@@ -148,20 +154,21 @@ def _itself(given: Any) -> Any:
     return given.value if shared is not None and isinstance(given, shared.Shared) else given
 
 
-def _apply(config: dict[str, Any]) -> None:
+def apply(config: dict[str, Any]) -> None:
     """Take over the main program's surroundings as they are now, not as they were when the template began."""
     if config["env"] is not None:
         os.environ.clear()
         os.environ.update(config["env"])
-    for name in _BLAS_VARIABLES:
-        os.environ.setdefault(name, str(config["blas_threads"]))
+    if config["blas_threads"] is not None:
+        for name in _BLAS_VARIABLES:
+            os.environ.setdefault(name, str(config["blas_threads"]))
     sys.argv[:] = config["argv"]
     if config["sys_path"] is not None:
         sys.path[:] = config["sys_path"]
     with contextlib.suppress(OSError):  # it may be gone, or closed to us
         if config["cwd"] is not None:
             os.chdir(config["cwd"])
-    processes.name_process(f"shoal-{config['number']}")
+    processes.name_process(config["title"])
 
 
 def _watch(control: int, worker: Worker) -> None:
@@ -188,7 +195,7 @@ def _watch(control: int, worker: Worker) -> None:
     threading.Thread(target=watch, name="shoal-watcher", daemon=True).start()
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """End as a program ends: exit handlers run, streams are flushed; then no frame below us runs (O2)."""
     import atexit
 
@@ -204,8 +211,13 @@ def _leave(code: int) -> NoReturn:
 
 def spawned(numbers: str, *, captured: bool) -> NoReturn:
     """Entry point of a worker that was started as a fresh interpreter."""
+    run_worker(take_descriptors(numbers), captured=captured)
+
+
+def take_descriptors(numbers: str) -> dict[str, int]:
+    """Return the descriptors that a fresh interpreter was started with, by name; whatever it starts gets none of them."""
     fds = dict(zip(DESCRIPTORS, map(int, numbers.split(",")), strict=True))
     for fd in fds.values():
         if fd > 2:
             os.set_inheritable(fd, False)
-    run_worker(fds, captured=captured)
+    return fds

@@ -6,7 +6,7 @@ start method, started by `_pool/launcher.py`. It runs no code of the user but th
 Sockets, all of kind SEQPACKET, one marshalled tuple per message
     front door    from the program. First ("hello", sys_path, main or None, command or None, prelude),
                   then ("client",) + one descriptor for each pool. Its end-of-file: the program is gone.
-    client        ("fork", token, captured) + seven descriptors (see `boot.py`)
+    client        ("fork", token, captured, entry) + eight descriptors (see `boot.py`); entry: one of ENTRIES
                   -> ("forked", token, pid) + pidfd | ("failed", token, reason)
                   -> ("exited", pid, code, signal, peak_bytes, cpu_s), once per forked worker
                   -> ("broken", traceback, is_guard) instead, when the main module cannot be imported
@@ -26,14 +26,18 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from shoal._os import descriptors, processes, signals
 from shoal._os.interpreter import MainModule, import_main
 from shoal._os.lifeline import Lifeline
 from shoal._worker.boot import DESCRIPTORS, run_worker
+from shoal._worker.solo import run_solo
 
 _MESSAGE_BYTES = 1 << 20
+#: What a forked process may become, by the module of `_worker` that has it.
+ENTRIES: dict[str, Callable[..., NoReturn]] = {"boot": run_worker, "solo": run_solo}
 
 
 class Template:
@@ -141,12 +145,12 @@ class Template:
         if received is None:
             self._dismiss(fd)
             return
-        (_, token, captured), fds = received
+        (_, token, captured, entry), fds = received
         try:
             if self._broken is not None:
                 self._send(client, ("broken", *self._broken))
             else:
-                self._fork(client, token, fds, captured=captured)
+                self._fork(client, token, fds, entry, captured=captured)
         finally:
             for one in fds:
                 os.close(one)
@@ -162,7 +166,7 @@ class Template:
 
     # --- workers --------------------------------------------------------------------------------
 
-    def _fork(self, client: socket.socket, token: int, fds: list[int], *, captured: bool) -> None:
+    def _fork(self, client: socket.socket, token: int, fds: list[int], entry: str, *, captured: bool) -> None:
         if len(fds) != len(DESCRIPTORS):
             self._send(client, ("failed", token, "its descriptors did not arrive"))
             return
@@ -172,7 +176,7 @@ class Template:
             self._send(client, ("failed", token, f"fork: {error.strerror}"))
             return
         if pid == 0:
-            self._become_worker(fds, captured=captured)
+            self._become_worker(fds, entry, captured=captured)
         try:
             pidfd = processes.pidfd_open(pid)
         except OSError as error:
@@ -184,7 +188,7 @@ class Template:
         self._poll.register(pidfd, select.POLLIN)
         self._send(client, ("forked", token, pid), [pidfd])
 
-    def _become_worker(self, fds: list[int], *, captured: bool) -> NoReturn:
+    def _become_worker(self, fds: list[int], entry: str, *, captured: bool) -> NoReturn:
         try:
             os.setpgid(0, 0)
             self._front.close()
@@ -197,10 +201,10 @@ class Template:
                 for fd in fds:
                     os.set_inheritable(fd, True)
                 numbers = ",".join(str(fd) for fd in named.values())
-                call = f"from shoal._worker.boot import spawned; spawned({numbers!r}, captured={captured})"
+                call = f"from shoal._worker.{entry} import spawned; spawned({numbers!r}, captured={captured})"
                 command = [*self._exec_command, self._prelude + call]
                 os.execv(command[0], command)
-            run_worker(named, captured=captured)
+            ENTRIES[entry](named, captured=captured)
         finally:
             os._exit(1)
 

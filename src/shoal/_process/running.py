@@ -1,0 +1,181 @@
+"""One started Process as this program sees it.
+
+Role: its descriptors, what it said, how it ended. Owner: the hub, which writes with its lock held; the Process object reads.
+
+Invariants
+    R1  `known` is set once: the process exists, or `refusal` says why not. `ended` is set once, after everything else here has
+        its last value and every descriptor but the sentinel is closed.
+    R2  What is not in here does not keep the process's memory alive: outcome and readiness are unpickled by whoever asks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from shoal._os import descriptors, processes
+from shoal._pool import autopsy
+from shoal._pool.failures import unreadable_value
+from shoal._pool.worker import WorkerHandle
+from shoal._wire import codec, remote
+from shoal._wire import messages as m
+from shoal._wire.link import Link, Received
+from shoal._wire.messages import Message
+
+if TYPE_CHECKING:
+    from shoal._pool.launcher import Launcher
+    from shoal._process.hub import Hub
+    from shoal.errors import Obituary
+
+#: What `multiprocessing` says of a process whose end cannot be learned.
+UNKNOWN_EXIT = 255
+
+#: Called with each message that is not the process's own, by the hub's thread; must not block.
+Handler = Callable[[Message, list[Any]], object]
+
+
+class Sentinel:
+    """A descriptor of the process, readable once it has ended; closed with the last who may wait on it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            descriptors.close_quietly(fd)
+
+    __del__ = close
+
+
+class Running:
+    """One process, from the moment it is asked for."""
+
+    def __init__(self, name: str, handle: WorkerHandle, launcher: Launcher, hub: Hub) -> None:
+        self.name = name
+        self.hub = hub
+        self.handle = handle
+        self.launcher = launcher
+        self.link = Link(handle.sock, handle.courier, handle.send, handle.reader)
+        self.known = threading.Event()
+        self.ended = threading.Event()
+        self.heard = threading.Condition()  # notified when it said that it is ready, and when it ended
+        self.stopping = threading.Event()
+        self.refusal: Exception | None = None
+        self.pid = 0
+        self.sentinel: Sentinel | None = None
+        self.alive = True  # until its end was seen; it is told how it ended a moment later
+        self.booted = False
+        self.said_ready: Received | None = None
+        self.outcome: Received | None = None
+        self.exitcode: int | None = None
+        self.obituary: Obituary | None = None
+        self.on_message: Handler | None = None
+        self.unheard: list[Received] = []  # what came before there was a handler
+        self.at_end: list[Callable[[], object]] = []
+        self._unpacking = threading.RLock()  # held while code of the user runs, which may ask again
+        self._result: tuple[Any, BaseException | None] | None = None
+        self._ready: tuple[Any, BaseException | None] | None = None
+        #: Sends the object again, by value; for as long as the process may ask for that.
+        self.send_by_value: Callable[[], None] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A Process object that was started may be part of what is sent elsewhere; there it is a stranger's.
+        return _nothing, ()
+
+    def know(self, pid: int, pidfd: int) -> None:
+        """Take in that the process exists."""
+        self.pid = self.handle.pid = pid
+        self.handle.pidfd = pidfd
+        self.sentinel = Sentinel(pidfd)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has ended, though it may not be known how yet. Any thread."""
+        sentinel = self.sentinel
+        return self.ended.is_set() or (
+            sentinel is not None and sentinel.fd >= 0 and processes.wait_pidfd(sentinel.fd, 0.0)
+        )
+
+    # --- what it said ---------------------------------------------------------------------------
+
+    def result(self, name: str) -> Any:
+        """Return what `run` returned, or raise what it raised; see `Process.result`. It has ended."""
+        with self._unpacking:
+            if self._result is None:
+                self._result = self._unpack_outcome(name)
+                self.outcome = None  # what it holds may be large
+        value, error = self._result
+        if error is not None:
+            raise error
+        return value
+
+    def _unpack_outcome(self, name: str) -> tuple[Any, BaseException | None]:
+        if self.outcome is None:
+            from shoal.errors import ProcessDied
+
+            assert self.obituary is not None
+            return None, ProcessDied(name=name, obituary=self.obituary)
+        (kind, payload, _), buffers = self.outcome
+        if kind == m.RAISED:
+            return None, remote.rebuild(payload)
+        return _unpacked(payload, buffers, f"the result of {name}")
+
+    def ready_value(self, name: str) -> Any:
+        """Return what `ready` was given. It was called."""
+        with self._unpacking:
+            if self._ready is None and self.said_ready is not None:
+                (_, payload), buffers = self.said_ready
+                self._ready = _unpacked(payload, buffers, f"what is ready in {name}")
+        value, error = self._ready or (None, None)
+        if error is not None:
+            raise error
+        return value
+
+    def forget(self) -> None:
+        """Let go of everything. It has ended."""
+        self.outcome = self.said_ready = None
+        self._result = self._ready = None
+        if self.sentinel is not None:
+            self.sentinel.close()
+
+    # --- its end --------------------------------------------------------------------------------
+
+    def close(self, oom: autopsy.OomWatch) -> None:
+        """Learn how it ended, then close what it leaves (R1)."""
+        status = self.handle.status
+        reported = self.outcome[0][2] if self.outcome is not None else None
+        if status is not None and status.signal is not None:
+            self.exitcode = -status.signal
+        elif status is not None and status.code is not None:
+            self.exitcode = status.code
+        else:
+            self.exitcode = UNKNOWN_EXIT if reported is None else reported
+        if self.exitcode != 0 or self.outcome is None:
+            self.obituary = autopsy.obituary(self.handle, oom, attempt=None, attempts=None, process=self.name)
+        self.handle.pidfd = None  # the sentinel's
+        self.handle.close()
+        self.send_by_value = None
+
+    def abandon(self, *, becomes_us: bool) -> None:
+        """In a forked child: nothing of this is ours."""
+        self.handle.pidfd = None
+        self.handle.abandon(keep_theirs=becomes_us)
+        self.link.after_fork()
+        self._unpacking = threading.RLock()
+        self.at_end.clear()
+        self.on_message = self.send_by_value = None
+        if self.sentinel is not None:
+            self.sentinel.close()
+
+
+def _nothing() -> None:
+    return None
+
+
+def _unpacked(payload: Any, buffers: list[Any], what: str) -> tuple[Any, BaseException | None]:
+    try:
+        return codec.unpack(payload, buffers), None
+    except Exception as error:
+        return None, unreadable_value(what, error)
