@@ -275,8 +275,10 @@ class Dispatcher:
         return len(self._slots) if cost_s is None or cost_s >= WAKE_S else min(len(self._slots), self._processors)
 
     def _hand(self, slot: Slot, span: Span, count: int) -> Span:
-        whole = count >= len(span)
-        if not whole:
+        whole = count >= span.stop - span.start  # without len(): this runs for each task
+        if whole:
+            count = span.stop - span.start
+        else:
             piece = Span(span.job, span.start, span.start + count)
             span.start += count
             span = piece
@@ -289,15 +291,15 @@ class Dispatcher:
         span.cost_s = UNKNOWN_S if pace.cost_s is None else pace.cost_s
         span.worker = slot.number
         span.sent = False
-        self.waiting -= len(span)
+        self.waiting -= count
         slot.in_flight[span.id] = span
-        self._count(slot, len(span))
+        self._count(slot, count)
         if whole:  # only now: a signal that strikes in between must not lose it
             self._backlog.popleft()
-        slot.held_s += len(span) * span.cost_s
+        slot.held_s += count * span.cost_s
         self._idle.pop(slot.number, None)
         if slot.allowance is not None:
-            slot.allowance -= len(span)
+            slot.allowance -= count
             if slot.allowance <= 0:
                 slot.retiring = True
                 self._retiring[slot.number] = slot

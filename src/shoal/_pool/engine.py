@@ -99,7 +99,7 @@ class Engine:
         """Pickle a call, queue it, and return its future. Any thread."""
         record = self.functions.record(fn)
         buffers: list[Any] = []
-        payload = codec.pack((args, kwargs), buffers, (codec.ARGUMENTS, fn), main_is_lost=self.main_is_lost)
+        payload = codec.pack_call(args, kwargs, buffers, (codec.ARGUMENTS, fn), main_is_lost=self.main_is_lost)
         if buffers:
             self.check_open()
             self.depot.keep(buffers)
@@ -115,18 +115,20 @@ class Engine:
         try:
             with core.lock:
                 self.check_open()
-                self.fleet.allow(core.options.workers)
+                fleet = self.fleet
+                fleet.allow(core.options.workers)
                 core.counters.submitted += 1
                 task.span = core.dispatcher.add(task, 0, 1)
                 # Who is busy gets more when it reports, several tasks to a frame. In a burst short ones are handed out by the
                 # read that comes every half millisecond, so that not each of them wakes a worker.
                 if core.dispatcher.idle and not (self.reader.bursting and (task.pace.cost_s or WAKE_S) < WAKE_S):
                     handed = self.outbox.hand_out()
-                self.fleet.keep_strength()
+                if not fleet.full:
+                    fleet.keep_strength()
             if task.buffers:
                 with interrupts.deferred():  # copying large data takes its time
                     self._send(handed)
-            else:
+            elif handed:
                 self._send(handed)
         except (KeyboardInterrupt, SystemExit):
             self._catch_up()

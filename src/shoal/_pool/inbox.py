@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from shoal._pool.care import Care
@@ -70,7 +71,9 @@ class Inbox:
                 job.pace.learn(1, elapsed_ns / 1e9)
                 worker.tasks_done += 1
                 self._functions.release(job.record)
-                self._deliver(job, 0, 1, True, payload, buffers)
+                self._core.counters.done += 1
+                if not job.given_up:
+                    self._core.later.append(partial(self._settle_one, job, 0, payload, buffers))
         elif kind == m.PART:
             _, span_id, first, count, whole, payload, elapsed_ns = message
             job = self._core.dispatcher.finished(worker.number, span_id, first, count)
@@ -78,7 +81,7 @@ class Inbox:
                 if elapsed_ns:
                     job.pace.learn(count, elapsed_ns / 1e9)
                 worker.tasks_done += count
-                self._deliver(job, first, count, None if whole else False, payload, buffers)
+                self._deliver(job, first, count, payload, buffers, whole=whole)
         elif kind == m.FAILED:
             _, span_id, index, payload, _ = message
             job = self._core.dispatcher.finished(worker.number, span_id, index, 1)
@@ -94,34 +97,37 @@ class Inbox:
         elif kind == m.BOOT_FAILED:
             self._boot_failed(worker, message[1], message[2])
 
-    def _deliver(self, job: Job, first: int, count: int, single: bool | None, payload: Any, buffers: list[Any]) -> None:
-        """Have results unpickled and settled, by the pump, without the lock."""
-        counters = self._core.counters
-        counters.done += count
+    def _deliver(self, job: Job, first: int, count: int, payload: Any, buffers: list[Any], *, whole: bool) -> None:
+        """Have results of a map unpickled and settled, by the pump, without the lock."""
+        self._core.counters.done += count
         if job.given_up:
             return
 
         def settle() -> None:
-            if single is None:  # plain data in one piece: its unpickling cannot fail
-                try:
-                    values = codec.unpack(payload, buffers)
-                except BaseException as error:  # no memory left, say
-                    for index in range(first, first + count):
-                        job.fail(index, unreadable(job, index, error))
-                else:
-                    job.settle(first, values)
+            if not whole:
+                for index, one in enumerate(payload, first):
+                    self._settle_one(job, index, one, buffers)
                 return
-            for index, one in enumerate([payload] if single else payload, first):
-                try:
-                    value = codec.unpack(one, buffers)
-                except BaseException as error:
-                    counters.done -= 1
-                    counters.failed += 1
+            try:  # plain data in one piece: its unpickling cannot fail
+                values = codec.unpack(payload, buffers)
+            except BaseException as error:  # no memory left, say
+                for index in range(first, first + count):
                     job.fail(index, unreadable(job, index, error))
-                else:
-                    job.settle(index, (value,))
+            else:
+                job.settle(first, values)
 
         self._core.later.append(settle)
+
+    def _settle_one(self, job: Job, index: int, payload: Any, buffers: list[Any]) -> None:
+        """Unpickle and settle one result; by the pump, without the lock."""
+        try:
+            value = codec.unpack(payload, buffers)
+        except BaseException as error:
+            self._core.counters.done -= 1
+            self._core.counters.failed += 1
+            job.fail(index, unreadable(job, index, error))
+        else:
+            job.settle(index, (value,))
 
     def _failed(self, job: Job, index: int, captured: bytes) -> None:
         """A task raised. Retry it if its options name the exception, else let it fail."""

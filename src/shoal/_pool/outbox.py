@@ -90,7 +90,9 @@ class Outbox:
     def _send_spans(self, worker: WorkerHandle, spans: list[Span]) -> None:
         messages: list[m.Message] = []
         buffers: list[Outgoing] = []
+        limited = False
         for span in spans:
+            limited = limited or span.job.options.timeout is not None
             if self._core.dispatcher.owes(worker.number, span.id) is not span:
                 continue  # the worker died meanwhile, and the span has gone elsewhere
             form = span.job.record.form
@@ -120,7 +122,7 @@ class Outbox:
         if buffers:
             with self._core.lock:
                 self._depot.touch()
-        if any(span.job.options.timeout is not None for span in spans):
+        if limited:
             with self._core.lock:
                 self._care.watch(worker)
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, cast
 
-from shoal._memory.reducers import REFUSALS, Sink, reducers
+from shoal._memory.reducers import REFUSALS, OnlyPassed, Sink, passing, reducers
 from shoal._os.interpreter import is_worker
 from shoal._wire.courier import shared_segment
 from shoal._wire.frames import LARGE_BYTES, Buffer, parts_of
@@ -89,6 +89,9 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
         raise
     except BaseException as first:  # what `__reduce__` raises, SystemExit included, is that object's failure
         found.clear()
+        if isinstance(first, OnlyPassed) and not passing.on:
+            with passing:
+                return pack(obj, buffers, what, main_is_lost=main_is_lost)
         if isinstance(first, TypeError) and "memoryview" in str(first):  # deep inside, where no glance finds it
             try:
                 return _pack_stream(obj, buffers)
@@ -105,6 +108,17 @@ def pack(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool = Fa
     return None, len(buffers) - len(found) - 1, len(found) + 1
 
 
+def pack_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], buffers: list[Buffer], what: What, *, main_is_lost: bool
+) -> Payload:
+    """As `pack` for ``(args, kwargs)``; quick for a few plain arguments, the most frequent of all things that are packed."""
+    if not kwargs and _NEVER_BULKY.issuperset(map(type, args)):
+        data = pickle.dumps((args, kwargs), 5)
+        if len(data) < LARGE_BYTES:
+            return data
+    return pack((args, kwargs), buffers, what, main_is_lost=main_is_lost)
+
+
 _NEVER_BULKY = frozenset({int, str, float, bool, type(None)})
 
 #: Looked through for large bytes: this many objects of each container, two deep.
@@ -114,16 +128,20 @@ _GLANCE = 32
 def _bulky(obj: Any, depth: int = 3) -> bool:
     """Say whether a glance finds something large that pickle would copy into its stream, and that into the frame."""
     kind = type(obj)
+    if kind is tuple or kind is list:
+        if depth:
+            for part in obj if len(obj) <= _GLANCE else obj[:_GLANCE]:
+                if type(part) not in _NEVER_BULKY and _bulky(part, depth - 1):
+                    return True
+        return False
+    if kind is dict:
+        return bool(depth and obj) and any(_bulky(part, depth - 1) for part in islice(obj.values(), _GLANCE))
     if kind in _NEVER_BULKY:
         return False
     if kind is bytes or kind is bytearray:
         return len(obj) >= LARGE_BYTES
     if kind is memoryview:
         return True
-    if depth and (kind is tuple or kind is list):
-        return any(_bulky(part, depth - 1) for part in (obj if len(obj) <= _GLANCE else obj[:_GLANCE]))
-    if depth and kind is dict and obj:
-        return any(_bulky(part, depth - 1) for part in islice(obj.values(), _GLANCE))
     numpy = sys.modules.get("numpy")
     if kind is not getattr(numpy, "ndarray", None) or obj.nbytes < LARGE_BYTES:
         return False
@@ -280,7 +298,8 @@ def pack_spawning(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: 
         sink = Sink()
         try:
             # Positions, because its signature names none; they are those of `pickle.Pickler`.
-            ForkingPickler(sink, 5, True, _collector(found)).dump(obj)
+            with passing:
+                ForkingPickler(sink, 5, True, _collector(found)).dump(obj)
         except Exception:
             sink.parts.clear()  # `pack` may yet do it by value, and says why if it cannot
         finally:
@@ -328,6 +347,11 @@ def pack_function(fn: Any, buffers: list[Buffer], *, by_value: bool, what: str =
 
     try:
         data = _dumps(fn, _collector(found), by_value=True)
+    except OnlyPassed as error:
+        if passing.on:
+            raise refused(fn, (what, fn), error) from error
+        with passing:
+            return pack_function(fn, buffers, by_value=True, what=what)
     except Exception as error:
         raise refused(fn, (what, fn), error) from error
     buffers.append(data)
