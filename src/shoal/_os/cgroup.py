@@ -140,6 +140,12 @@ def total_memory_bytes(root: str = "/") -> int:
     return (parse_count(read_text(f"{root.rstrip('/')}/proc/meminfo"), "MemTotal") or 0) * 1024
 
 
+def usable_memory_bytes(root: str = "/") -> int:
+    """Return how much memory this process may use at most: the machine's, or our group's limit if that is less."""
+    limit, total = memory_limit_bytes(root), total_memory_bytes(root)
+    return total if limit is None else min(total, limit)
+
+
 def available_memory_bytes(root: str = "/") -> int:
     """Return how much can be used before something must give way: the machine's share or a group's, the smaller.
 

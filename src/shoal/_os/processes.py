@@ -224,6 +224,11 @@ def become_subreaper() -> None:
         raise OSError(number, os.strerror(number), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
+def get_ready_to_fork() -> None:
+    """Load what `become_subreaper` needs, for those that are forked from this process one after the other."""
+    import ctypes  # noqa: F401 - as said
+
+
 def name_process(text: str) -> None:
     """Name this process for `ps` and `top`; the kernel keeps 15 bytes. Does nothing if it is not allowed to."""
     # The same as prctl(PR_SET_NAME) in the main thread, without loading ctypes.

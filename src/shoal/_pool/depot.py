@@ -83,7 +83,7 @@ class Depot:
     def limit_bytes(self) -> int:
         """Most memory the arena may take."""
         if not self._limit_bytes:
-            self._limit_bytes = self._core.options.shared_memory_limit or _memory_bytes() // DEFAULT_SHARE
+            self._limit_bytes = self._core.options.shared_memory_limit or cgroup.usable_memory_bytes() // DEFAULT_SHARE
         return self._limit_bytes
 
     def arena(self) -> Arena:
@@ -220,9 +220,3 @@ def _place(data: memoryview) -> _Place:
     from shoal._os import mapping
 
     return mapping.address(data), data.nbytes
-
-
-def _memory_bytes() -> int:
-    limit = cgroup.memory_limit_bytes()
-    total = cgroup.total_memory_bytes()
-    return total if limit is None else min(total, limit)

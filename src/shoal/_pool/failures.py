@@ -5,8 +5,9 @@ Role: from what went wrong to the error the user sees. Owner: nobody; stateless.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from shoal._os.interpreter import main_module
-from shoal._pool.jobs import Job
 from shoal.errors import (
     InitializerFailed,
     MainGuardMissing,
@@ -16,6 +17,9 @@ from shoal.errors import (
     ShoalError,
     StartFailed,
 )
+
+if TYPE_CHECKING:
+    from shoal._pool.jobs import Job
 
 
 def unreadable(job: Job, index: int, error: BaseException) -> ShoalError:

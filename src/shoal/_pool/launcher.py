@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -262,10 +262,12 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 class TemplateLauncher:
     """One pool's connection to a template."""
 
-    def __init__(self, method: StartMethod) -> None:
+    def __init__(self, method: StartMethod, preload: Sequence[str] = ()) -> None:
         self._method = method
         self._template = _template(method)
         self._sock = self._template.connect()
+        if preload and method == "forkserver":  # after an exec nothing of it would be left
+            descriptors.send_with_fds(self._sock, marshal.dumps(("preload", list(preload))), [])
 
     @property
     def environment(self) -> dict[str, str]:
@@ -362,6 +364,7 @@ class ForkLauncher:
         if entry == "solo":
             from shoal._worker.solo import run_solo as become
 
+        processes.get_ready_to_fork()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()  # else both processes would write what is buffered
@@ -394,6 +397,9 @@ class ForkLauncher:
 Launcher = TemplateLauncher | ForkLauncher
 
 
-def launcher_for(method: StartMethod) -> Launcher:
-    """Return a new launcher. Raises OSError if the template cannot be started or has just died."""
-    return ForkLauncher() if method == "fork" else TemplateLauncher(method)
+def launcher_for(method: StartMethod, preload: Sequence[str] = ()) -> Launcher:
+    """Return a new launcher; its template first imports the modules `preload`.
+
+    Raises OSError if the template cannot be started or has just died.
+    """
+    return ForkLauncher() if method == "fork" else TemplateLauncher(method, preload)

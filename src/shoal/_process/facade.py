@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from shoal._os.interpreter import unguarded_import
 from shoal._settings import StartMethod, check_timeout, start_method_or_default
 
 if TYPE_CHECKING:
@@ -110,6 +111,10 @@ class Process:
         self._check_open()
         assert self._shoal_run is None, "cannot start a process twice"
         assert self._parent_pid == os.getpid(), "can only start a process object created by current process"
+        from shoal._pool import launcher
+
+        if unguarded_import() is None:  # else `start` says so
+            launcher.warm_up(self._shoal_method)  # first: it starts beside what is imported here next
         from shoal._process.starting import start
 
         self._shoal_run = start(self)

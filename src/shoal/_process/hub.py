@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import select
@@ -46,6 +47,8 @@ STATUS_WAIT_S = 1.0
 NEWS_S = 0.05
 #: After the last large argument the memory it went through is given back within this time.
 TRIM_S = 3.0
+#: What a template loads once, so that no process has to.
+_PRELOAD = ("shoal._process.facade",)
 #: Part of the memory this process may use that arguments under way may take.
 _SHARE = 4
 
@@ -67,7 +70,6 @@ class Hub:
         self._by_pid: dict[int, Running] = {}
         self._launchers: dict[StartMethod, launchers.Launcher] = {}
         self._becoming: Running | None = None  # the one whose start is forking
-        self._oom = autopsy.OomWatch()
         self._arena: Arena | None = None
         self._arena_guard = threading.Lock()
         self._news_due = self._trim_due = self._trimming = False
@@ -95,7 +97,7 @@ class Hub:
     def _launcher(self, method: StartMethod) -> launchers.Launcher:
         launcher = self._launchers.get(method)
         if launcher is None:
-            launcher = self._launchers[method] = launchers.launcher_for(method)
+            launcher = self._launchers[method] = launchers.launcher_for(method, preload=_PRELOAD)
             if launcher.fileno() >= 0:
                 self.poller.add(launcher.fileno(), lambda _events: self._told(method))
         return launcher
@@ -290,7 +292,7 @@ class Hub:
         if self._running.pop(running.handle.number, None) is None:
             return
         self._by_pid.pop(running.pid, None)
-        running.close(self._oom)
+        running.close(_oom_watch())
         self._later.append(lambda: self._tell_end(running))  # behind the last lines it printed
 
     def _tell_end(self, running: Running) -> None:
@@ -317,7 +319,7 @@ class Hub:
             if self._arena is None:
                 from shoal._memory.arena import Arena
 
-                self._arena = Arena(memory_share_bytes())
+                self._arena = Arena(cgroup.usable_memory_bytes() // _SHARE)
         if not self._trim_due:
             self._trim_due = True
             self.poller.wake()
@@ -361,6 +363,7 @@ class Hub:
     # --- the thread -----------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        _oom_watch()  # here, beside the start that waits for its process
         while not self._may_end():
             events = self.poller.poll(self._timers.wait_s())
             with self.lock:
@@ -431,10 +434,9 @@ def _passed(handle: WorkerHandle, *, captured: bool) -> list[int]:
     return passed
 
 
-def memory_share_bytes() -> int:
-    """Return how much memory data under way may take, in this process or in one of those it starts."""
-    limit, total = cgroup.memory_limit_bytes(), cgroup.total_memory_bytes()
-    return (total if limit is None else min(total, limit)) // _SHARE
+@functools.cache
+def _oom_watch() -> autopsy.OomWatch:
+    return autopsy.OomWatch()
 
 
 # --- the one hub of this program ----------------------------------------------------------------

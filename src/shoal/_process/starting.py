@@ -122,7 +122,6 @@ def _config(process: Process, running: Running, payload: codec.Payload | None) -
         "argv": [str(word) for word in sys.argv],
         "sys_path": None if forked else [str(entry) for entry in sys.path],
         "blas_threads": None,
-        "arena_bytes": hubs.memory_share_bytes(),
         "main": None if main is None else (main.kind, main.name, main.path, main.init_name),
         "authkey": _authkey(process),
         "process": payload,

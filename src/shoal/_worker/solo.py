@@ -39,6 +39,9 @@ from shoal._worker import boot
 if TYPE_CHECKING:
     from shoal._memory.arena import Arena
 
+#: Part of the memory this process may use that results under way may take.
+_SHARE = 4
+
 Handler = Callable[[m.Message, list[Any]], object]
 
 
@@ -58,7 +61,6 @@ class Solo:
         self.page = page
         self.stopping = threading.Event()
         self._on_message: Handler | None = None
-        self.arena_bytes = 0
         self._arena: Arena | None = None
         self.link = Link(sock, Courier(passing, self._arena_now, _forget_shared), partial(send_all, sock))
         self._reading = threading.Lock()
@@ -67,8 +69,9 @@ class Solo:
     def _arena_now(self) -> Arena:
         if self._arena is None:
             from shoal._memory.arena import Arena
+            from shoal._os import cgroup
 
-            self._arena = Arena(self.arena_bytes)
+            self._arena = Arena(cgroup.usable_memory_bytes() // _SHARE)
         return self._arena
 
     # --- for the object that runs ---------------------------------------------------------------
@@ -192,7 +195,6 @@ def _live(fds: dict[str, int], inherited: Body | None) -> int:
     message, buffers = solo.link.receive()
     config: dict[str, Any] = message[1]
     boot.apply(config)
-    solo.arena_bytes = config["arena_bytes"]
     name: str = config["name"]
     try:
         page.words[STAGE] = page_module.IMPORTING

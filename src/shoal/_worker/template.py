@@ -6,7 +6,8 @@ start method, started by `_pool/launcher.py`. It runs no code of the user but th
 Sockets, all of kind SEQPACKET, one marshalled tuple per message
     front door    from the program. First ("hello", sys_path, main or None, command or None, prelude),
                   then ("client",) + one descriptor for each pool. Its end-of-file: the program is gone.
-    client        ("fork", token, captured, entry) + eight descriptors (see `boot.py`); entry: one of ENTRIES
+    client        ("preload", names): import these modules, for those to come
+                  ("fork", token, captured, entry) + eight descriptors (see `boot.py`); entry: one of ENTRIES
                   -> ("forked", token, pid) + pidfd | ("failed", token, reason)
                   -> ("exited", pid, code, signal, peak_bytes, cpu_s), once per forked worker
                   -> ("broken", traceback, is_guard) instead, when the main module cannot be imported
@@ -19,6 +20,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import marshal
 import os
@@ -145,7 +147,11 @@ class Template:
         if received is None:
             self._dismiss(fd)
             return
-        (_, token, captured, entry), fds = received
+        (kind, *rest), fds = received
+        if kind == "preload":
+            self._preload(rest[0])
+            return
+        token, captured, entry = rest
         try:
             if self._broken is not None:
                 self._send(client, ("broken", *self._broken))
@@ -154,6 +160,15 @@ class Template:
         finally:
             for one in fds:
                 os.close(one)
+
+    @staticmethod
+    def _preload(names: list[str]) -> None:
+        import importlib
+
+        for name in names:
+            with contextlib.suppress(Exception):  # whoever needs it finds out what is wrong with it
+                importlib.import_module(name)
+        gc.freeze()
 
     def _dismiss(self, fd: int) -> None:
         """A pool is gone: kill what it had (T2)."""
