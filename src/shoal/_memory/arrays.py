@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 from shoal._memory import segments
+from shoal._memory.reducers import passing
 from shoal._memory.segments import Segment
 from shoal._os import interpreter, mapping
 
@@ -302,7 +303,8 @@ def find_writable(given: Any) -> list[Extent]:
 def _record(pickler: Callable[..., Any], given: Any) -> list[Extent] | None:
     _recorder.found = found = list[Extent]()
     try:
-        pickler(_Nowhere(), protocol=5, buffer_callback=lambda _: False).dump(given)
+        with passing:
+            pickler(_Nowhere(), protocol=5, buffer_callback=lambda _: False).dump(given)
     except Exception:
         return None
     finally:

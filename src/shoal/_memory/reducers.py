@@ -7,11 +7,34 @@ from __future__ import annotations
 
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, cast
 
 #: Errors by which a pickler says "not this object"; anything else in it is the object's own failure.
 REFUSALS = (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError, RuntimeError)
+
+
+class OnlyPassed(TypeError):
+    """Raised by `__reduce_ex__` of what lies in shared memory if this pickle is not made to be passed to a process of ours."""
+
+
+class _Passing(threading.local):
+    """Whether this thread makes a pickle whose shared memory will be passed beside it; a context manager that says so.
+
+    Not on from the start, because setting it costs each pickle something: who meets `OnlyPassed` tries again with it.
+    """
+
+    on = 0  # how many times
+
+    def __enter__(self) -> None:
+        self.on += 1
+
+    def __exit__(self, *problem: object) -> None:
+        self.on -= 1
+
+
+passing = _Passing()
 
 
 class Sink:

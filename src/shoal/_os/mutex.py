@@ -98,10 +98,15 @@ def try_lock(address: int) -> int:
         OSError: There is no mutex at that address, or a recursive one was locked too often.
     """
     number = _trylock(address)
-    return LOCKED if not number else _answer(address, number)
+    return LOCKED if not number else answer(address, number)
 
 
-def _answer(address: int, number: int) -> int:
+#: Lock the mutex at an address if that can be done now; returns 0 if so, else what `answer` is to be asked about. One C call.
+try_lock_now: Any = _trylock
+
+
+def answer(address: int, number: int) -> int:
+    """Return what `try_lock` would have, for a number other than 0 that `try_lock_now` returned."""
     if number == errno.EOWNERDEAD:
         _consistent(address)  # M2
         return OWNER_DIED
@@ -130,8 +135,8 @@ def lock(address: int, timeout_s: float | None = None) -> int:
         left_s = SLICE_S if deadline is None else min(SLICE_S, deadline - time.monotonic())
         if left_s <= 0:
             return BUSY
-        if _lock_until(address, limit, pointer, left_s, answer := _Answer()):
-            return answer.got
+        if _lock_until(address, limit, pointer, left_s, found := _Answer()):
+            return found.got
 
 
 class _Answer:
@@ -143,20 +148,19 @@ class _Answer:
         self.got = BUSY
 
 
-def _lock_until(address: int, limit: _Timespec, pointer: int, slice_s: float, answer: _Answer) -> bool:
+def _lock_until(address: int, limit: _Timespec, pointer: int, slice_s: float, found: _Answer) -> bool:
     clock = time.clock_gettime_ns(time.CLOCK_MONOTONIC if _by_monotonic else time.CLOCK_REALTIME) + int(slice_s * 1e9)
     limit.seconds, limit.nanoseconds = divmod(clock, 1_000_000_000)
     number = errno.EBUSY
     try:
         number = _clocklock(address, _CLOCK_MONOTONIC, pointer) if _by_monotonic else _timedlock(address, pointer)
-        answer.got = LOCKED if not number else _answer(address, number)
+        found.got = LOCKED if not number else answer(address, number)
     except OSError:
         raise
     except BaseException:
-        # A handler raised as the call came back, perhaps with the lock. It is not if this fails (M1).
-        _unlock(address)
+        give_up(address)  # a handler raised as the call came back, perhaps with the lock
         raise
-    return answer.got != BUSY
+    return found.got != BUSY
 
 
 #: Unlock the mutex at an address and return 0; another number if this thread does not hold it. One C call: a signal handler
@@ -167,3 +171,12 @@ unlock_now: Any = _unlock
 def unlock(address: int) -> bool:
     """Unlock the mutex at `address`; False if this thread does not hold it."""
     return not _unlock(address)
+
+
+def give_up(address: int) -> None:
+    """Unlock the mutex at `address` if this thread holds it; for whoever was interrupted while taking it.
+
+    It may just have been told of a death (M2): unlocked as it is, the mutex would be of no use to anybody ever again.
+    """
+    _consistent(address)
+    _unlock(address)

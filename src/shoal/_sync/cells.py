@@ -8,8 +8,8 @@ a program that makes and drops locks for ever keeps one segment, not one descrip
 
 Invariants
     C1  A cell begins at a multiple of 64 and is zero before its maker writes to it.
-    C2  A cell travels as (the whole segment, where it begins, its size): as a reference where the codec takes shared memory
-        beside the pickle. A plain pickle would make a copy, which is refused on arrival.
+    C2  A cell travels as (the whole segment, where it begins, its size), beside a pickle that is made to be passed to a
+        process of ours. Any other pickle would make a copy: it is refused when it is made, or else on arrival.
     C3  Cells of one maker only share a segment with cells of the same process: after a fork the child cuts its own.
 """
 
@@ -21,6 +21,7 @@ import threading
 from typing import Any
 
 from shoal._memory import segments
+from shoal._memory.reducers import OnlyPassed, passing
 from shoal._os import mapping
 
 #: A view of words, read and written by index, each in one load or store.
@@ -28,6 +29,13 @@ Words = Any
 
 SLAB_BYTES = 1 << 16
 _ALIGN = 64
+
+
+_HINT = (
+    "pass it as an argument of a task or a shoal.Process, alone or inside other arguments, "
+    "or let a forked process inherit it"
+)
+_ONLY_PASSED = f"a lock, queue or other object of shared memory cannot be pickled to bytes or copied\n  hint: {_HINT}"
 
 
 class _Slab:
@@ -68,8 +76,8 @@ class Cell:
         return self.view[offset : offset + count * size].cast(kind)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        if protocol < 5:
-            raise TypeError("what lies in shared memory can only be passed to a process of shoal, not pickled to bytes")
+        if protocol < 5 or not passing.on:
+            raise OnlyPassed(_ONLY_PASSED)
         return _arrive, (pickle.PickleBuffer(self._whole), self._offset, self.view.nbytes)
 
 
@@ -77,9 +85,7 @@ def _arrive(buffer: Any, offset: int, size: int) -> Cell:
     whole = memoryview(buffer)
     if segments.find(whole) is None:
         raise TypeError(
-            "a lock, queue or other object of shared memory arrived as a mere copy of its bytes\n"
-            "  hint: pass it as an argument of a task or a shoal.Process, alone or inside other arguments, "
-            "or let a forked process inherit it; pickle.dumps() cannot share it"
+            f"a lock, queue or other object of shared memory arrived as a mere copy of its bytes\n  hint: {_HINT}"
         )
     return Cell(whole, offset, size)
 

@@ -32,9 +32,8 @@ class Guard:
 
     Either `run(step)`, or, where a call more counts::
 
-        got = BUSY
+        got = guard.enter()
         try:
-            got = guard.enter()
             ...
         finally:
             if got != OWN:
@@ -51,16 +50,25 @@ class Guard:
         self.leave = functools.partial(mutex.unlock_now, address)  # G1
 
     def enter(self) -> int:
-        """Wait until we are inside. Returns LOCKED or OWNER_DIED; OWN if this thread was inside already."""
+        """Wait until we are inside. Returns LOCKED or OWNER_DIED; OWN if this thread was inside already.
+
+        What a signal handler raises comes out of here, and then we are not inside. Between the return and a `try` that
+        follows at once no handler runs.
+        """
         address = self._address
-        got = mutex.try_lock(address)
-        if got:
-            return got
-        for _ in range(_SPINS):
-            got = mutex.try_lock(address)
-            if got:
-                return got
-        return mutex.lock(address)
+        try:
+            number = mutex.try_lock_now(address)
+            if not number:
+                return LOCKED
+            got = mutex.answer(address, number)
+            spins = 0 if got else _SPINS
+            while spins and not got:
+                spins -= 1
+                got = mutex.try_lock(address)
+            return got or mutex.lock(address)
+        except BaseException:
+            mutex.give_up(address)
+            raise
 
     def run(self, step: Callable[..., ResultT], *arguments: object) -> ResultT:
         """Return `step(*arguments)`, done inside.
@@ -68,17 +76,13 @@ class Guard:
         Raises:
             RuntimeError: A signal handler or finalizer interrupted this very thread in here.
         """
-        got = BUSY
+        got = self.enter()
+        if got == OWN:
+            raise RuntimeError("this object was interrupted in the middle of a step by the one that wants to use it")
         try:
-            got = self.enter()
-            if got == OWN:
-                raise RuntimeError(
-                    "this object was interrupted in the middle of a step by the one that wants to use it"
-                )
             return step(*arguments)
         finally:
-            if got != OWN:
-                self.leave()
+            self.leave()
 
 
 __all__ = ["BUSY", "LOCKED", "OWN", "Guard"]

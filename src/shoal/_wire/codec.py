@@ -195,13 +195,15 @@ def _pack_stream(obj: Any, buffers: list[Any]) -> Payload:
 def _by_value(obj: Any, keep: Callable[[pickle.PickleBuffer], bool], what: What, first: BaseException) -> bytes:
     if "multiprocessing.reduction" in sys.modules:
         try:
-            return _dumps_shared(obj, keep)  # sockets and pipe ends travel its way
+            with passing:
+                return _dumps_shared(obj, keep)  # sockets and pipe ends travel its way
         except KeyboardInterrupt:
             raise
         except BaseException:
             pass  # SystemExit included: the next way says what is wrong
     try:
-        return _dumps(obj, keep, by_value=True)
+        with passing:
+            return _dumps(obj, keep, by_value=True)
     except KeyboardInterrupt:
         raise
     except BaseException as second:
@@ -283,17 +285,20 @@ class _Spotter(pickle.Pickler):
         return NotImplemented
 
 
-def pack_spawning(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool) -> Payload:
+def pack_spawning(
+    obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool, once: bool = False
+) -> Payload:
     """As `pack`, but `multiprocessing`'s locks, semaphores and events pickle too, as when it starts a process itself.
 
-    Only those of a spawn or forkserver context: one of a fork context has no name another program could open.
+    Only those of a spawn or forkserver context: one of a fork context has no name another program could open. Its queues,
+    pipes and arrays as well if it is unpacked at most `once`.
     """
     context = sys.modules.get("multiprocessing.context")
     if context is not None:  # else there is no such lock either
         from multiprocessing.reduction import ForkingPickler
 
         before = context.get_spawning_popen()
-        context.set_spawning_popen(_Spawning())
+        context.set_spawning_popen(_SpawningOne() if once else _Spawning())
         found: list[Buffer] = []
         sink = Sink()
         try:
@@ -316,6 +321,18 @@ class _Spawning:
 
     def duplicate_for_child(self, fd: int) -> int:
         raise TypeError(f"descriptor {fd} of a multiprocessing queue, pipe or array cannot be passed here")
+
+
+class _SpawningOne(_Spawning):
+    """As that, where what is packed is unpacked at most once: descriptors are handed over then, on request."""
+
+    def duplicate_for_child(self, fd: int) -> int:
+        return fd
+
+    def DupFd(self, fd: int) -> Any:  # noqa: N802 - multiprocessing's name
+        from multiprocessing.resource_sharer import DupFd
+
+        return DupFd(fd)
 
 
 def pack_plain(items: Any) -> bytes | Stream | None:
@@ -346,12 +363,8 @@ def pack_function(fn: Any, buffers: list[Buffer], *, by_value: bool, what: str =
     found: list[Buffer] = []
 
     try:
-        data = _dumps(fn, _collector(found), by_value=True)
-    except OnlyPassed as error:
-        if passing.on:
-            raise refused(fn, (what, fn), error) from error
         with passing:
-            return pack_function(fn, buffers, by_value=True, what=what)
+            data = _dumps(fn, _collector(found), by_value=True)
     except Exception as error:
         raise refused(fn, (what, fn), error) from error
     buffers.append(data)
