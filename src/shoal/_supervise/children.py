@@ -1,0 +1,227 @@
+"""What can be supervised: processes, functions, pools, other supervisors, and whatever follows the protocol here.
+
+Role: the small protocol between the driver and a child, and the adapters to it. Owner: the driver; each run has its own `Running`.
+
+Protocol
+    A `Recipe` makes a run. `make` is called in a thread of that start's own, so it may take its time; it begins the run, or raises
+    and leaves nothing. `wait_ready`, in the same thread, returns once the run is of use, or raises; it must also raise when the
+    run ends before. `ask` and `kill` may come from another thread at any time after `make`, do not block, and do nothing when the
+    run is over. `Begin.on_exit` is called once, from any thread, as soon as nothing of the run is left, however that came about.
+
+    A class is supervised as itself if it has `__shoal_recipe__(args, kwargs)`, which returns its recipe.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from shoal._pool.executor import Pool
+    from shoal._process.facade import Process
+    from shoal.errors import Obituary
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a run ended. `normal`: a transient child is then not restarted."""
+
+    normal: bool
+    reason: str
+    obituary: Obituary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """What a run is begun with.
+
+    Attributes:
+        id: The child's id.
+        run: Which run it is, from 1.
+        last: How the run before it ended, if there was one and it ended by itself.
+        on_exit: See the top of the file.
+    """
+
+    id: str
+    run: int
+    last: Exit | None
+    on_exit: Callable[[Exit], None]
+
+
+class Running(Protocol):
+    """One run of a child."""
+
+    @property
+    def value(self) -> Any:
+        """What the user works with."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, if it is one process."""
+
+    def wait_ready(self, timeout: float | None) -> None:
+        """Return once the run is of use; raise if it ended before, or `timeout` seconds have passed."""
+
+    def ask(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+class Recipe(Protocol):
+    """How a child is made, again and again."""
+
+    #: What the child is called unless it is given a name.
+    name: str
+    #: Whether it watches over children of its own: it is then given as long as it takes to stop.
+    is_supervisor: bool
+    #: Whether it says that it is ready; else it is as soon as it exists.
+    says_ready: bool
+
+    def make(self, begin: Begin) -> Running:
+        """Begin a run. Raises whatever is in the way."""
+
+
+def recipe_of(child: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe:
+    """Return how to make `child` with these arguments.
+
+    Raises:
+        TypeError: It is nothing that can be supervised.
+    """
+    target = child
+    while isinstance(target, partial):
+        target = target.func
+    own = getattr(target, "__shoal_recipe__", None)
+    if own is not None:
+        recipe: Recipe = own(*_flat(child, args, kwargs))
+        return recipe
+    if isinstance(target, type):
+        kind = _kind_of(target)
+        if kind is not None:
+            return kind(partial(child, *args, **kwargs), target.__name__)
+    if isinstance(target, type) or not callable(child):
+        raise TypeError(
+            f"{child!r} cannot be supervised: give a function, a subclass of shoal.Process, shoal.Pool, an actor's class or a "
+            "shoal.Supervisor"
+        )
+    name = getattr(target, "__name__", type(target).__name__)
+    return ProcessRecipe(partial(_process_of, child, args, kwargs), "lambda" if name == "<lambda>" else name)
+
+
+def _flat(child: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call of `child`, those of the partials it is wrapped in included."""
+    while isinstance(child, partial):
+        args, kwargs, child = (*child.args, *args), {**child.keywords, **kwargs}, child.func
+    return args, kwargs
+
+
+def _kind_of(target: type) -> Callable[[Callable[[], Any], str], Recipe] | None:
+    from shoal._pool.executor import Pool
+    from shoal._process.facade import Process
+
+    if issubclass(target, Process):
+        return ProcessRecipe
+    return PoolRecipe if issubclass(target, Pool) else None
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def _process_of(target: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Process:
+    from shoal._process.facade import Process
+
+    return Process(target=target, args=args, kwargs=kwargs, daemon=True)
+
+
+class ProcessRecipe:
+    """A `shoal.Process`, made anew for each run."""
+
+    is_supervisor = False
+    says_ready = True
+
+    def __init__(self, factory: Callable[[], Process], name: str) -> None:
+        self._factory = factory
+        self.name = name
+
+    def make(self, begin: Begin) -> Running:
+        return ProcessRun(self._factory(), begin)
+
+
+class ProcessRun:
+    """One process."""
+
+    def __init__(self, process: Process, begin: Begin) -> None:
+        self.value = process
+        self._on_exit = begin.on_exit
+        process.daemon = True  # the end of the program must not wait for what its supervisor is to end
+        process.start()
+        process._on_exit(self._exited)
+
+    @property
+    def pid(self) -> int | None:
+        return self.value.pid
+
+    def wait_ready(self, timeout: float | None) -> None:
+        self.value.wait_ready(timeout)
+
+    def ask(self) -> None:
+        self.value._ask_to_stop()
+
+    def kill(self) -> None:
+        self.value._kill("its supervisor killed it")
+
+    def _exited(self) -> None:
+        process = self.value
+        code = process.exitcode
+        obituary = process.obituary if code != 0 else None
+        reason = obituary.cause if obituary is not None else f"exited with code {code}"
+        self._on_exit(Exit(code == 0, reason, obituary))
+
+
+# --- pools --------------------------------------------------------------------------------------
+
+
+class PoolRecipe:
+    """A `shoal.Pool`. It heals itself; it ends when somebody shuts it down."""
+
+    is_supervisor = False
+    says_ready = False
+
+    def __init__(self, factory: Callable[[], Pool], name: str) -> None:
+        self._factory = factory
+        self.name = name
+
+    def make(self, begin: Begin) -> Running:
+        return PoolRun(self._factory(), begin)
+
+
+class PoolRun:
+    """One pool."""
+
+    pid = None
+
+    def __init__(self, pool: Pool, begin: Begin) -> None:
+        self.value = pool
+        self._engine = pool._engine_now()
+        watcher = threading.Thread(
+            target=self._watch, args=(begin.on_exit,), name=f"shoal-pool-{begin.id}", daemon=True
+        )
+        watcher.start()
+
+    def wait_ready(self, timeout: float | None) -> None:
+        pass
+
+    def ask(self) -> None:
+        self.value.shutdown(wait=False)
+
+    def kill(self) -> None:
+        self.value._close()
+        self._engine.begin_close(kill=True)
+
+    def _watch(self, on_exit: Callable[[Exit], None]) -> None:
+        self._engine.closed.wait()
+        on_exit(Exit(True, "was shut down"))
