@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from shoal._pool.future import Future
     from shoal._pool.snapshots import PoolStatistics, WorkerInfo
     from shoal._process.facade import Process, active_children, current_process
+    from shoal._sync.barrier import Barrier
+    from shoal._sync.condition import Condition
+    from shoal._sync.event import Event
+    from shoal._sync.lock import Hold, Lock, RLock
+    from shoal._sync.semaphore import BoundedSemaphore, Semaphore
     from shoal.errors import (
         ActorDied,
         BrokenBarrierError,
@@ -68,13 +73,19 @@ __version__ = "0.1.0"
 __all__ = [
     "ActorDied",
     "AutoReport",
+    "Barrier",
+    "BoundedSemaphore",
     "BrokenBarrierError",
     "Cancelled",
     "ChannelClosed",
+    "Condition",
+    "Event",
     "Explanation",
     "FunctionReport",
     "Future",
+    "Hold",
     "InitializerFailed",
+    "Lock",
     "MailboxFull",
     "MainGuardMissing",
     "MemoryLimitExceeded",
@@ -90,8 +101,10 @@ __all__ = [
     "Process",
     "ProcessDied",
     "QueueClosed",
+    "RLock",
     "RemoteError",
     "RemoteTraceback",
+    "Semaphore",
     "Shared",
     "ShoalError",
     "StartFailed",
@@ -112,13 +125,21 @@ __all__ = [
 
 _HOMES = {
     "AutoReport": "shoal._pool.explaining",
+    "Barrier": "shoal._sync.barrier",
+    "BoundedSemaphore": "shoal._sync.semaphore",
+    "Condition": "shoal._sync.condition",
+    "Event": "shoal._sync.event",
     "Explanation": "shoal._pool.explaining",
     "FunctionReport": "shoal._pool.explaining",
     "Future": "shoal._pool.future",
+    "Hold": "shoal._sync.lock",
+    "Lock": "shoal._sync.lock",
     "Pool": "shoal._pool.executor",
     "PoolStatistics": "shoal._pool.snapshots",
     "PoolView": "shoal._pool.executor",
     "Process": "shoal._process.facade",
+    "RLock": "shoal._sync.lock",
+    "Semaphore": "shoal._sync.semaphore",
     "Shared": "shoal._memory.shared",
     "SharedArray": "shoal._memory.arrays",
     "WorkerInfo": "shoal._pool.snapshots",
@@ -127,8 +148,8 @@ _HOMES = {
     "cpu_count": "shoal._pool.default",
     "current_process": "shoal._process.facade",
     "empty": "shoal._memory.arrays",
-    "full": "shoal._memory.arrays",
     "explain": "shoal._pool.default",
+    "full": "shoal._memory.arrays",
     "imap": "shoal._pool.default",
     "map": "shoal._pool.default",
     "share": "shoal._memory.shared",
