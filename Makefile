@@ -13,7 +13,7 @@ PIP := -m pip --disable-pip-version-check --quiet install
 # Benchmarks have an environment of their own: some peers bring half a hundred packages.
 BENCH := .venvs/bench
 # Which questions to measure: make bench SUITES=data
-SUITES ?= pool data scale auto
+SUITES ?= pool data scale auto sync
 # Further words for pytest: make test ARGS="-k pool -x"
 ARGS ?=
 
@@ -67,7 +67,7 @@ $(VENV)/.%-group: $(VENV)/.shoal
 	.venvs/$*/bin/python $(PIP) --editable . --requirement .venvs/$*/test.txt
 	@touch $@
 
-# Ray and Dask are not there for every Python; the benchmarks say so and go on without.
+# Ray, Dask and faster-fifo are not there for every Python; the benchmarks say so and go on without.
 $(BENCH)/.ready: pyproject.toml
 	@python="$$(.ci/pythons | head -n 1 | cut -d' ' -f2)"; \
 	echo "making $(BENCH) with $$python"; \

@@ -331,4 +331,23 @@ CONTENDERS: tuple[Contender, ...] = (
     Ray(),
     Dask(),
 )
-BY_NAME: Mapping[str, Contender] = {contender.name: contender for contender in CONTENDERS}
+
+
+# --- for other questions than a pool's ----------------------------------------------------------
+
+
+class Multiprocessing(Contender):
+    """What the standard library has beside pools; see `kits.py`."""
+
+    name = title = "multiprocessing"
+
+
+class FasterFifo(Contender):
+    name = title = "faster-fifo"
+    distribution = "faster-fifo"
+    module = "faster_fifo"
+
+
+#: Who runs no tasks, but has locks, queues or pipes; `Suite.contenders` names them.
+OTHERS: tuple[Contender, ...] = (Multiprocessing(), FasterFifo())
+BY_NAME: Mapping[str, Contender] = {contender.name: contender for contender in (*CONTENDERS, *OTHERS)}

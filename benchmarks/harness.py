@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks import machine, procs, report
-from benchmarks.contenders import BY_NAME
+from benchmarks.contenders import BY_NAME, CONTENDERS
 from benchmarks.model import OURS, Board, Case, Outcome, Suite, interleave
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,7 +137,7 @@ class Plan:
 
 def parse(suite: Suite, argv: Sequence[str] | None) -> Plan:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{suite.name}", description=suite.question)
-    known = [name for name in BY_NAME if name not in suite.leaves_out]
+    known = list(suite.contenders) or [one.name for one in CONTENDERS if one.name not in suite.leaves_out]
     parser.add_argument("--quick", action="store_true", help="less of everything; not written to the page")
     parser.add_argument("--only", default="", metavar="NAMES", help=f"contenders: {','.join(known)}")
     parser.add_argument("--rows", default="", metavar="NAMES", help=f"cases: {','.join(c.key for c in suite.cases)}")

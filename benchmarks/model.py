@@ -25,19 +25,24 @@ STRIKES = 2
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What shoal should reach: `value` itself, or that many times the best peer's figure or the row's limit."""
+    """What shoal should reach: `value` itself, or that many times the best peer's figure, one peer's, or the row's limit."""
 
     value: float
     of_best: bool = False
     of_limit: bool = False
+    #: Name of the one contender whose figure counts, instead of the best peer's.
+    of: str = ""
 
     def reached(
-        self, ours: float, best_peer: float | None, limit: float | None = None, *, higher_is_better: bool
+        self, ours: float, peer: float | None, limit: float | None = None, *, higher_is_better: bool
     ) -> bool | None:
-        """Tell whether `ours` is good enough; None if what it is to be compared with is not there."""
+        """Tell whether `ours` is good enough; None if what it is to be compared with is not there.
+
+        `peer` is the best peer's figure, or that of the one named.
+        """
         bound = self.value
-        if self.of_best or self.of_limit:
-            unit = best_peer if self.of_best else limit
+        if self.of_best or self.of or self.of_limit:
+            unit = limit if self.of_limit else peer
             if unit is None:
                 return None
             bound *= unit
@@ -71,6 +76,8 @@ class Row:
             return f"{sign} {self.target.value:g} x best"
         if self.target.of_limit:
             return f"{sign} {self.target.value:g} x limit"
+        if self.target.of:
+            return f"{sign} {self.target.value:g} x {self.target.of}"
         return f"{sign} {self.target.value:g} {self.unit}".rstrip()
 
 
@@ -133,6 +140,8 @@ class Suite:
     cases: tuple[Case, ...]
     #: What the machine itself can do, as far as it bounds these cases; fills no cell of a contender.
     limits: Case
+    #: Names of those who take part, where the question is not one about pools.
+    contenders: tuple[str, ...] = ()
     #: Contenders that have no part in this question.
     leaves_out: tuple[str, ...] = ()
     #: Contenders that a quick run has only when they are asked for by name.
@@ -258,7 +267,8 @@ def judge(row: Row, medians: Mapping[str, float], *, failed: bool, limit: float 
     ratio = ours / peers[best] if best is not None and peers[best] else None
     reached = None
     if row.target is not None:
-        reached = row.target.reached(ours, peers.get(best or ""), limit, higher_is_better=row.higher_is_better)
+        against = peers.get(row.target.of or best or "")
+        reached = row.target.reached(ours, against, limit, higher_is_better=row.higher_is_better)
         reached = reached and not failed  # B2
     return Verdict(best, ratio, reached)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import auto, data, pool, scale
+from benchmarks import auto, data, pool, scale, sync
 from benchmarks.model import Suite
 
-SUITES: tuple[Suite, ...] = (pool.SUITE, data.SUITE, scale.SUITE, auto.SUITE)
+SUITES: tuple[Suite, ...] = (pool.SUITE, data.SUITE, scale.SUITE, auto.SUITE, sync.SUITE)

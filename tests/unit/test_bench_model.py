@@ -10,6 +10,7 @@ from benchmarks.model import Board, Case, Outcome, Row, Suite, Summary, Target, 
 
 FASTER = Row("speed", "tasks", "tasks/s", higher_is_better=True, target=Target(3.0, of_best=True))
 LIMITS = Case("limits", "m:f", ())
+THREE_TIMES_LOKY = Row("speed", "tasks", "tasks/s", higher_is_better=True, target=Target(3.0, of="loky"))
 SOONER = Row("time", "first result", "ms", target=Target(80.0))
 
 
@@ -43,6 +44,8 @@ def test_a_contender_is_left_out_of_a_case_after_two_bad_rounds_or_a_missing_fea
         (FASTER, {"shoal": 89.0, "pebble": 30.0}, "pebble", 89 / 30, False),
         (FASTER, {"shoal": 90.0}, None, None, None),
         (FASTER, {"pebble": 30.0}, "pebble", None, None),
+        (THREE_TIMES_LOKY, {"shoal": 90.0, "loky": 30.0, "pebble": 60.0}, "pebble", 1.5, True),
+        (THREE_TIMES_LOKY, {"shoal": 90.0, "pebble": 60.0}, "pebble", 1.5, None),
         (SOONER, {"shoal": 60.0, "loky": 600.0, "pebble": 120.0}, "pebble", 0.5, True),
         (SOONER, {"shoal": 81.0}, None, None, False),
         (SOONER, {"shoal": 60.0, "loky": math.nan}, None, None, True),

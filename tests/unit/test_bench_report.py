@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import data as data_suite
 from benchmarks import harness, physical, pool
-from benchmarks.contenders import BY_NAME, CONTENDERS, Contender
+from benchmarks.contenders import BY_NAME, CONTENDERS, OTHERS, Contender
 from benchmarks.model import Board, Case, Curve, Outcome, Row, Suite, Target
 from benchmarks.report import NOTHING_YET, page_text, pictures, print_table, record
 from benchmarks.suites import SUITES
@@ -175,7 +175,7 @@ def test_a_curve_without_two_points_is_no_picture(drawn):
 
 
 def test_contenders_have_names_of_their_own_and_programs_that_compile():
-    assert len(BY_NAME) == len(CONTENDERS)
+    assert len(BY_NAME) == len(CONTENDERS) + len(OTHERS)
     for contender in CONTENDERS:
         compile(pool.program_text(contender), contender.name, "exec")
 
@@ -196,7 +196,7 @@ def test_every_case_names_a_function_and_only_limits_that_are_measured(suite):
         assert {row.limit for row in case.rows if row.limit} <= limits
         assert set(case.quick) <= set(case.full)
         assert set(case.contenders) <= set(BY_NAME)
-    assert {*suite.leaves_out, *suite.quick_leaves_out} <= set(BY_NAME)
+    assert {*suite.contenders, *suite.leaves_out, *suite.quick_leaves_out} <= set(BY_NAME)
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
