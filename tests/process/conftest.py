@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,3 +34,34 @@ def gate(make_gate: Callable[[str], pool_tasks.Gate]) -> pool_tasks.Gate:
 @pytest.fixture
 def log(tmp_path: Path) -> pool_tasks.Log:
     return pool_tasks.Log(str(tmp_path / "log"))
+
+
+@pytest.fixture
+def make(start_method: str) -> Iterator[Callable[..., Any]]:
+    """Makes Processes of this start method, `make(kind, *args, **options)` or `make(target=...)`; kills who still runs."""
+    import shoal
+
+    made: list[Any] = []
+
+    def build(kind: Any = shoal.Process, *args: Any, **options: Any) -> Any:
+        made.append(kind(*args, **{"start_method": start_method} | options))
+        return made[-1]
+
+    yield build
+    for process in made:
+        if process._shoal_run is not None and process._parent_pid == os.getpid():
+            shoal.Process.kill(process)
+            shoal.Process.join(process)
+            process.close()
+
+
+@pytest.fixture
+def start(make: Callable[..., Any]) -> Callable[..., Any]:
+    """As `make`, and starts them."""
+
+    def begin(*args: Any, **options: Any) -> Any:
+        process = make(*args, **options)
+        process.start()
+        return process
+
+    return begin

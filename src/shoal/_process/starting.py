@@ -91,7 +91,7 @@ def _packed(process: Process, buffers: list[Any], *, by_value: bool) -> codec.Pa
     from shoal.errors import NotPicklable
 
     try:
-        return codec.pack_spawning(process, buffers, ("the process", process), main_is_lost=by_value)
+        return codec.pack_spawning(process, buffers, ("the process", process), main_is_lost=by_value, once=True)
     except NotPicklable:
         if process._target is not None:
             codec.pack_function(process._target, [], by_value=by_value, what="the target")

@@ -178,6 +178,7 @@ def run_solo(fds: dict[str, int], *, captured: bool, inherited: Body | None = No
         boot.isolate(fds, captured=captured)
         atexit._clear()  # S3
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # a fork copied the program's
         code = _live(fds, inherited)
     except (EOFError, ConnectionError):
         code = 0  # the program is gone: nobody to tell
