@@ -117,14 +117,14 @@ class Board:
     def _decoded(self, version: int) -> State | None:
         base = self._bases[version & 1]
         words = self._words
-        value, mode, waiters, holders = words[base : base + _RECORD_HEAD]
+        value, mode, waiters, holders = words[base : base + _RECORD_HEAD].tolist()
         if not waiters and not holders:
             return State(value, mode)
         if waiters > self.slots or holders > self.room:
             return None  # torn: somebody is writing
         at = base + _RECORD_HEAD
-        flat = words[at : at + 3 * waiters + 2 * holders].tolist()
         end = 3 * waiters
+        flat = words[at : at + end + 2 * holders].tolist()
         line = [Waiter(flat[n + 1] >> 8, flat[n], flat[n + 1] & 0xFF, flat[n + 2]) for n in range(0, end, 3)]
         return State(value, mode, tuple(line), tuple(zip(flat[end::2], flat[end + 1 :: 2], strict=True)))
 
@@ -225,9 +225,9 @@ def _record_words(slots: int, room: int) -> int:
 
 
 def _encoded(state: State) -> array[int]:
-    record = array("Q", (state.value, state.mode, len(state.line), len(state.holders)))
+    flat = [state.value, state.mode, len(state.line), len(state.holders)]
     for waiter in state.line:
-        record.extend((waiter.who, waiter.slot << 8 | waiter.answer, waiter.detail))
+        flat += waiter.who, waiter.slot << 8 | waiter.answer, waiter.detail
     for entry in state.holders:
-        record.extend(entry)
-    return record
+        flat += entry
+    return array("Q", flat)

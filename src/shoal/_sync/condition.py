@@ -6,7 +6,8 @@ stored by `board.py`.
 Invariants
     N1  A waiter is in the line before it lets go of the lock, and leaves it when it has the lock again: what it was told goes to
         the next one if it is killed before.
-    N2  `wait` returns, or raises, with the lock acquired as often as before.
+    N2  When somebody dies with the lock, perhaps on its way to notify, a waiter is told and finds the lock abandoned.
+    N3  `wait` returns, or raises, with the lock acquired as often as before.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class Condition:
     def wait(self, timeout: float | None = None) -> bool:
         """Release the lock, wait to be notified, acquire the lock again; returns whether one was notified in time.
 
-        Look at `abandoned` then: the lock may come from somebody who died with it.
+        Look at `abandoned` then: the lock may come from somebody who died with it, perhaps before it could notify. Such a death
+        wakes one of those who wait.
 
         Args:
             timeout: Seconds to wait; `None` is no limit. Acquiring the lock again is not limited.
@@ -176,6 +178,8 @@ class Condition:
 
     def _sweep(self) -> None:
         self._board.sweep(states.bury_waiters)
+        if self._lock._is_abandoned():
+            self._board.step(Note(), states.holder_died)
 
     def statistics(self) -> ConditionStatistics:
         """Return a picture of the condition at this moment."""

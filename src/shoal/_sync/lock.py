@@ -302,6 +302,11 @@ class BaseLock:
     def _is_mine(self) -> bool:
         return self._mutex in _local.state[0]
 
+    def _is_abandoned(self) -> bool:
+        """Whether its holder has died and nobody has taken it over yet."""
+        owner = self._words[OWNER]
+        return bool(owner) and not thread_lives(owner)
+
     def _release_all(self) -> int:
         """Release it however often it is held; returns what `_acquire_all` needs."""
         depth = int(self._words[DEPTH])

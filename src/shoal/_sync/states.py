@@ -158,12 +158,14 @@ def held_by(state: State, who: int) -> int:
 def _noted(state: State, who: int, change: int, room: int) -> tuple[tuple[int, int], ...]:
     """Return the holders when that one holds more or fewer. For whom there is no room is not noted."""
     count = held_by(state, who) + change
-    others = tuple(entry for entry in state.holders if entry[0] != who)
+    others = tuple([entry for entry in state.holders if entry[0] != who])
     return (*others, (who, count)) if count > 0 and len(others) < room else others
 
 
 def _grant(state: State) -> Outcome:
     """Give free permits to those who wait (W5)."""
+    if not state.line:
+        return Outcome(state, (), YES)
     told, wake, given, *_ = tell(state, state.value, GRANTED)
     assert told is not None
     return Outcome(told._replace(value=told.value - given), wake, YES)
@@ -172,7 +174,7 @@ def _grant(state: State) -> Outcome:
 def acquire(state: State, who: int, slots: int, room: int) -> Outcome:
     """Take a permit: YES; or stand in line for one, if there are slots at all."""
     if state.value > 0:
-        return Outcome(state._replace(value=state.value - 1, holders=_noted(state, who, 1, room)), answer=YES)
+        return Outcome(State(state.value - 1, 0, state.line, _noted(state, who, 1, room)), (), YES)
     return join(state, who, slots) if slots else _NO
 
 
@@ -181,7 +183,7 @@ def release(state: State, who: int, count: int, bound: int) -> Outcome:
     if bound and state.value + count > bound:
         return Outcome(None, answer=REFUSED)
     holders = _noted(state, who, -min(count, held_by(state, who)), len(state.holders))
-    return _grant(state._replace(value=state.value + count, holders=holders))
+    return _grant(State(state.value + count, 0, state.line, holders))
 
 
 def take(state: State, slot: int, who: int, room: int) -> Outcome:
@@ -225,6 +227,11 @@ def notify(state: State, count: int) -> Outcome:
 def notify_all(state: State) -> Outcome:
     """Tell everybody."""
     return tell(state._replace(value=state.value + 1), len(state.line), TOLD_ALL)
+
+
+def holder_died(state: State) -> Outcome:
+    """Somebody died with the lock of the condition, perhaps before it could notify: tell one waiter, unless one is on its way."""
+    return _NO if len(state.line) > waiting(state) else tell(state, 1, GRANTED)
 
 
 def stop_waiting(state: State, slot: int) -> Outcome:
