@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +67,38 @@ def start(make: Callable[..., Any]) -> Callable[..., Any]:
         return process
 
     return begin
+
+
+@pytest.fixture
+def starved() -> Callable[[int], Any]:
+    """A context in which only so many descriptors can be opened; gives a function that counts those opened in it."""
+
+    @contextmanager
+    def starve(room: int) -> Iterator[Callable[[], int]]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        fillers: list[int] = []
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + room + 2, hard))
+            with suppress(OSError):
+                while True:
+                    fillers.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            while len(fillers) > 0 and room > 0:
+                os.close(fillers.pop())
+                room -= 1
+            full = _open_now(hard)
+            yield lambda: _open_now(hard) - full
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in fillers:
+                os.close(fd)
+
+    return starve
+
+
+def _open_now(hard: int) -> int:
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

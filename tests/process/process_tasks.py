@@ -181,3 +181,8 @@ def key_of_multiprocessing():
     import multiprocessing
 
     return bytes(multiprocessing.current_process().authkey)
+
+
+def drop_then_wait(holder):
+    holder.clear()
+    wait_ready_forever()

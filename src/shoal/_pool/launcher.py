@@ -380,7 +380,12 @@ class ForkLauncher:
             finally:
                 _becoming.worker_of = None
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return [Forked(token, pid, processes.pidfd_open(pid))]
+        try:
+            return [Forked(token, pid, processes.pidfd_open(pid))]
+        except OSError:  # no descriptor left to watch it by
+            os.kill(pid, signal.SIGKILL)
+            processes.reap(pid, block=True)
+            raise
 
     def read(self) -> list[Event]:
         return []

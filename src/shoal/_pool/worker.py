@@ -102,6 +102,8 @@ class WorkerHandle:
                     os.set_blocking(read_end, False)
                     self.outputs.append(OutputTail(read_end, name, self.name))
         except OSError:
+            if hasattr(self, "page"):
+                self.page.close()
             for fd in opened:
                 descriptors.close_quietly(fd)
             for one in sockets:

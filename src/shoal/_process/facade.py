@@ -109,7 +109,8 @@ class Process:
             MainGuardMissing: This runs while the process of another one imports the main script.
         """
         self._check_open()
-        assert self._shoal_run is None, "cannot start a process twice"
+        # A copy of a started one, back from where it was sent, has nothing left to run.
+        assert self._shoal_run is None and "_args" in vars(self), "cannot start a process twice"  # noqa: PT018
         assert self._parent_pid == os.getpid(), "can only start a process object created by current process"
         from shoal._pool import launcher
 
@@ -403,7 +404,12 @@ class Process:
 
     def _run_here(self, solo: Solo) -> object:
         """Be this process's object, and run. Called in the child, once."""
+        from shoal._worker.boot import itself
+
         _here.become(self, solo)
+        # A fork inherits handles of shared objects as they are; every other way has put the objects in their place.
+        self._args = tuple(map(itself, self._args))
+        self._kwargs = {name: itself(value) for name, value in self._kwargs.items()}
         return self.run()
 
 

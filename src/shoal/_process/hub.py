@@ -87,8 +87,10 @@ class Hub:
         with self.lock:
             number = next(self._numbers)
             launcher = self._launcher(method)
-        handle = WorkerHandle(number, self.arena, self._forget_shared, captured=captured, name=name)
-        running = Running(name, handle, launcher, self)
+        forgotten: list[bytes] = []
+        forget = partial(self._forget_shared, forgotten)
+        handle = WorkerHandle(number, self.arena, forget, captured=captured, name=name)
+        running = Running(name, handle, launcher, self, forgotten)
         handle.courier.on_news = self._news
         handle.on_blocked = self._blocked
         handle.on_drained = self._drained
@@ -352,8 +354,9 @@ class Hub:
             if running.link.courier.has_news:
                 self._later.append(running.link.tell)
 
-    def _forget_shared(self, identity: bytes) -> None:
+    def _forget_shared(self, forgotten: list[bytes], identity: bytes) -> None:
         """A process has let go of a shared segment: drop the object made from it, which may run code of the user."""
+        forgotten.append(identity)
         import sys
 
         shared = sys.modules.get("shoal._memory.shared")

@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -52,9 +53,10 @@ class Sentinel:
 class Running:
     """One process, from the moment it is asked for."""
 
-    def __init__(self, name: str, handle: WorkerHandle, launcher: Launcher, hub: Hub) -> None:
+    def __init__(self, name: str, handle: WorkerHandle, launcher: Launcher, hub: Hub, forgotten: list[bytes]) -> None:
         self.name = name
         self.hub = hub
+        self._forgotten = forgotten  # shared segments it has let go of
         self.handle = handle
         self.launcher = launcher
         self.link = Link(handle.sock, handle.courier, handle.send, handle.reader)
@@ -106,6 +108,7 @@ class Running:
             if self._result is None:
                 self._result = self._unpack_outcome(name)
                 self.outcome = None  # what it holds may be large
+                self._forget_shared()
         value, error = self._result
         if error is not None:
             raise error
@@ -128,10 +131,18 @@ class Running:
             if self._ready is None and self.said_ready is not None:
                 (_, payload), buffers = self.said_ready
                 self._ready = _unpacked(payload, buffers, f"what is ready in {name}")
+                self._forget_shared()
         value, error = self._ready or (None, None)
         if error is not None:
             raise error
         return value
+
+    def _forget_shared(self) -> None:
+        """Drop what was just made of shared segments that it had let go of before: it will not say so again."""
+        shared = sys.modules.get("shoal._memory.shared")
+        if shared is not None:
+            for identity in self._forgotten:
+                shared.forget(identity)
 
     def forget(self) -> None:
         """Let go of everything. It has ended."""

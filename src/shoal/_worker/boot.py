@@ -138,7 +138,7 @@ def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
             stage = "initializer"
         if inherited is not None:
             initializer, initargs = inherited
-            initializer(*map(_itself, initargs))
+            initializer(*map(itself, initargs))
     except BaseException as error:
         failed: list[Buffer] = []
         worker.reporter.report((m.BOOT_FAILED, stage, remote.capture(error, stage)), failed, 0, more=False)
@@ -148,7 +148,7 @@ def _start(fds: dict[str, int], inherited: Call | None) -> Worker | None:
     return worker
 
 
-def _itself(given: Any) -> Any:
+def itself(given: Any) -> Any:
     """Return the object of a shared handle, which a fork inherits as it is; anything else as it is."""
     shared = sys.modules.get("shoal._memory.shared")
     return given.value if shared is not None and isinstance(given, shared.Shared) else given
