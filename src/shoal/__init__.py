@@ -23,6 +23,8 @@ TYPE_CHECKING = False  # as type checkers read it; importing `typing` would cost
 if TYPE_CHECKING:
     from typing import Any
 
+    from shoal._actors.client import ActorFuture
+    from shoal._actors.handle import Actor, ActorMethod, ActorStatistics, actor
     from shoal._memory.arrays import SharedArray as SharedArray
     from shoal._memory.arrays import array as array
     from shoal._memory.arrays import empty as empty
@@ -35,6 +37,19 @@ if TYPE_CHECKING:
     from shoal._pool.future import Future
     from shoal._pool.snapshots import PoolStatistics, WorkerInfo
     from shoal._process.facade import Process, active_children, current_process
+    from shoal._supervise.events import (
+        ChildCounts,
+        ChildEvent,
+        ChildExited,
+        ChildInfo,
+        ChildReady,
+        ChildRestarting,
+        ChildStarted,
+        ChildStopped,
+        GaveUp,
+        SupervisorStatistics,
+    )
+    from shoal._supervise.tree import SupervisedChild, Supervisor
     from shoal._sync.barrier import Barrier
     from shoal._sync.condition import Condition
     from shoal._sync.event import Event
@@ -71,18 +86,31 @@ __version__ = "0.1.0"
 
 # Without what needs numpy (`array`, `empty`, `full`, `zeros`, `SharedArray`): a star import has to work without it.
 __all__ = [
+    "Actor",
     "ActorDied",
+    "ActorFuture",
+    "ActorMethod",
+    "ActorStatistics",
     "AutoReport",
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
     "Cancelled",
     "ChannelClosed",
+    "ChildCounts",
+    "ChildEvent",
+    "ChildExited",
+    "ChildInfo",
+    "ChildReady",
+    "ChildRestarting",
+    "ChildStarted",
+    "ChildStopped",
     "Condition",
     "Event",
     "Explanation",
     "FunctionReport",
     "Future",
+    "GaveUp",
     "Hold",
     "InitializerFailed",
     "Lock",
@@ -108,12 +136,16 @@ __all__ = [
     "Shared",
     "ShoalError",
     "StartFailed",
+    "SupervisedChild",
+    "Supervisor",
     "SupervisorFailed",
+    "SupervisorStatistics",
     "TaskTimeout",
     "UnsupportedPlatform",
     "WorkerDied",
     "WorkerInfo",
     "active_children",
+    "actor",
     "cpu_count",
     "current_process",
     "explain",
@@ -124,14 +156,27 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Actor": "shoal._actors.handle",
+    "ActorFuture": "shoal._actors.client",
+    "ActorMethod": "shoal._actors.handle",
+    "ActorStatistics": "shoal._actors.handle",
     "AutoReport": "shoal._pool.explaining",
     "Barrier": "shoal._sync.barrier",
     "BoundedSemaphore": "shoal._sync.semaphore",
+    "ChildCounts": "shoal._supervise.events",
+    "ChildEvent": "shoal._supervise.events",
+    "ChildExited": "shoal._supervise.events",
+    "ChildInfo": "shoal._supervise.events",
+    "ChildReady": "shoal._supervise.events",
+    "ChildRestarting": "shoal._supervise.events",
+    "ChildStarted": "shoal._supervise.events",
+    "ChildStopped": "shoal._supervise.events",
     "Condition": "shoal._sync.condition",
     "Event": "shoal._sync.event",
     "Explanation": "shoal._pool.explaining",
     "FunctionReport": "shoal._pool.explaining",
     "Future": "shoal._pool.future",
+    "GaveUp": "shoal._supervise.events",
     "Hold": "shoal._sync.lock",
     "Lock": "shoal._sync.lock",
     "Pool": "shoal._pool.executor",
@@ -142,8 +187,12 @@ _HOMES = {
     "Semaphore": "shoal._sync.semaphore",
     "Shared": "shoal._memory.shared",
     "SharedArray": "shoal._memory.arrays",
+    "SupervisedChild": "shoal._supervise.tree",
+    "Supervisor": "shoal._supervise.tree",
+    "SupervisorStatistics": "shoal._supervise.events",
     "WorkerInfo": "shoal._pool.snapshots",
     "active_children": "shoal._process.facade",
+    "actor": "shoal._actors.handle",
     "array": "shoal._memory.arrays",
     "cpu_count": "shoal._pool.default",
     "current_process": "shoal._process.facade",

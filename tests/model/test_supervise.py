@@ -97,7 +97,7 @@ class Tree:
             self._wish(getattr(policy, name)(self.token, self.now))
 
     def _child(self, what: str, id_: str) -> None:
-        run, state = self.alive[id_]
+        run, _ = self.alive[id_]
         if what == "ready":
             self.alive[id_] = run, "up"
             self._do(self.policy.started(id_, run, self.now))

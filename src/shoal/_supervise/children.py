@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from shoal._pool.executor import Pool
@@ -51,6 +51,9 @@ class Begin:
     on_exit: Callable[[Exit], None]
 
 
+Readiness = Literal["never", "if asked", "always"]
+
+
 class Running(Protocol):
     """One run of a child."""
 
@@ -79,11 +82,14 @@ class Recipe(Protocol):
     name: str
     #: Whether it watches over children of its own: it is then given as long as it takes to stop.
     is_supervisor: bool
-    #: Whether it says that it is ready; else it is as soon as it exists.
-    says_ready: bool
+    #: Whether it says when it is ready: if asked to, in any case, or not at all.
+    readiness: Readiness
 
     def make(self, begin: Begin) -> Running:
         """Begin a run. Raises whatever is in the way."""
+
+    def rest(self) -> None:
+        """There is no run, and none is to come unless somebody asks for it. Must not block."""
 
 
 def recipe_of(child: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recipe:
@@ -141,11 +147,14 @@ class ProcessRecipe:
     """A `shoal.Process`, made anew for each run."""
 
     is_supervisor = False
-    says_ready = True
+    readiness: Readiness = "if asked"
 
     def __init__(self, factory: Callable[[], Process], name: str) -> None:
         self._factory = factory
         self.name = name
+
+    def rest(self) -> None:
+        pass
 
     def make(self, begin: Begin) -> Running:
         return ProcessRun(self._factory(), begin)
@@ -189,11 +198,14 @@ class PoolRecipe:
     """A `shoal.Pool`. It heals itself; it ends when somebody shuts it down."""
 
     is_supervisor = False
-    says_ready = False
+    readiness: Readiness = "never"
 
     def __init__(self, factory: Callable[[], Pool], name: str) -> None:
         self._factory = factory
         self.name = name
+
+    def rest(self) -> None:
+        pass
 
     def make(self, begin: Begin) -> Running:
         return PoolRun(self._factory(), begin)

@@ -24,7 +24,20 @@ from typing import Any, Literal
 
 from shoal._supervise import events as ev
 from shoal._supervise.children import Begin, Exit, Recipe, Running
-from shoal._supervise.policy import Action, Answer, Ask, Ended, Flags, Kill, Policy, Restarting, Spec, Start, State
+from shoal._supervise.policy import (
+    Action,
+    Answer,
+    Ask,
+    Ended,
+    Flags,
+    Forget,
+    Kill,
+    Policy,
+    Restarting,
+    Spec,
+    Start,
+    State,
+)
 
 #: Events that are kept to be looked at.
 KEPT_EVENTS = 1000
@@ -74,6 +87,8 @@ class Record:
     """What is kept of a child from run to run. The thread's."""
 
     attempt: Attempt
+    recipe: Recipe
+    rests: bool = False  # it was told that there is no run
     last: Exit | None = None  # how it ended last, by itself
     error: BaseException | None = None  # why it did not start
 
@@ -165,6 +180,7 @@ class Driver:
         self.ended = threading.Event()
         self._at_end: list[Callable[[], object]] = []
         self.last_words: Exit | None = None  # of the child that made it end
+        self.exit_grace_s: float | None = None  # how long the end of the program waits for it
         self._on_event = on_event
         self._news: list[ev.Event] = []
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -305,6 +321,7 @@ class Driver:
                 actions = self._decide(event)
             for action in actions:
                 self._carry_out(action)
+            self._let_rest()
             self._report()
         with self._gate:
             self._closed = True
@@ -349,9 +366,9 @@ class Driver:
         record = self.records.get(id_)
         attempt = Attempt(self, id_, run, record.last if record is not None and run > 1 else None)
         if record is None or run == 1:
-            self.records[id_] = Record(attempt)
+            self.records[id_] = Record(attempt, self.policy.children[id_].spec.about.recipe)
         else:
-            record.attempt = attempt
+            record.attempt, record.rests = attempt, False
         self._tell(ev.ChildStarted(**self._about(id_, run)))
 
     def _carry_out(self, action: Action) -> None:
@@ -368,8 +385,21 @@ class Driver:
                 if refusal == "failed":
                     wish.error = self.records[wish.id].error
                 wish.answer(refusal)
+            case Forget(id=id_):
+                record = self.records.pop(id_, None)
+                if record is not None and not record.rests:
+                    record.recipe.rest()
             case _:
                 pass
+
+    def _let_rest(self) -> None:
+        """Tell those of whom there is no run, and none to come."""
+        for id_, record in self.records.items():
+            child = self.policy.children.get(id_)
+            down = child is not None and child.state is State.DOWN and not child.wanted
+            if not record.rests and (down or self.policy.ended is not None):
+                record.rests = True
+                record.recipe.rest()
 
     def _report(self) -> None:
         news, self._news = self._news, []

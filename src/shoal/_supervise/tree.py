@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from shoal._settings import check_choice
 from shoal._supervise import events as ev
-from shoal._supervise.children import Begin, Exit, Recipe, recipe_of
+from shoal._supervise.children import Begin, Exit, Readiness, Recipe, recipe_of
 from shoal._supervise.driver import Driver, Member, Wish
 from shoal._supervise.policy import AutoShutdown, Flags, Restart, Shutdown, Spec, State, Strategy
 from shoal._supervise.policy import Child as PolicyChild
@@ -403,6 +403,8 @@ class SupervisedChild:
     def __init__(self, supervisor: Supervisor, id: str) -> None:
         self._supervisor = supervisor
         self._id = id
+        self._value: Any = None
+        self._value = self.value
 
     @property
     def id(self) -> str:
@@ -413,7 +415,10 @@ class SupervisedChild:
     def value(self) -> Any:
         """What runs now, or ran last: the `Process`, `Pool`, actor or `Supervisor`. Another one after each restart."""
         driver = self._supervisor._driver
-        return driver.value_of(self._id) if driver is not None else None
+        value = driver.value_of(self._id) if driver is not None else None
+        if value is not None:  # else it is forgotten; but it may be asked how it ended
+            self._value = value
+        return self._value
 
     @property
     def info(self) -> ev.ChildInfo | None:
@@ -466,11 +471,10 @@ def _shutdown(value: Shutdown | EllipsisType, recipe: Recipe) -> Shutdown:
 
 
 def _ready(value: bool | float, recipe: Recipe) -> float | None:
-    if recipe.is_supervisor:
-        return None  # it is ready when its children are, which have limits of their own
+    """Return how long to wait for readiness: None is no limit, 0 not at all."""
     if value is False or value is None:
-        return 0.0
-    if not recipe.says_ready:
+        return None if recipe.readiness == "always" else 0.0
+    if recipe.readiness == "never":
         raise ValueError(f"{recipe.name} does not say when it is ready: leave ready= out")
     return READY_LIMIT_S if value is True else _seconds("ready", value, least=1e-9)
 
@@ -507,7 +511,7 @@ class _SupervisorRecipe:
     """A supervisor within a supervisor: begun anew for each run, with the children that were added to it."""
 
     is_supervisor = True
-    says_ready = True
+    readiness: Readiness = "always"
 
     def __init__(self, supervisor: Supervisor) -> None:
         if supervisor._driver is not None:
@@ -519,6 +523,9 @@ class _SupervisorRecipe:
 
     def make(self, begin: Begin) -> _SupervisorRun:
         return _SupervisorRun(self._supervisor, begin)
+
+    def rest(self) -> None:
+        pass
 
 
 class _SupervisorRun:
@@ -582,7 +589,9 @@ class _Running:
             for driver in drivers:
                 driver.stop()
             for driver in drivers:
-                driver.ended.wait()
+                if not driver.ended.wait(driver.exit_grace_s):
+                    driver.kill()
+                    driver.ended.wait()
         except KeyboardInterrupt:
             for driver in drivers:
                 driver.kill()

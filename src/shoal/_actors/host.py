@@ -1,0 +1,385 @@
+"""An actor from within: its process, its mailbox, its calls.
+
+Role: what runs in the process of one run of an actor. Owner: that process. The main thread runs the methods, one after the
+other; the thread "shoal-mailbox" takes connections and messages and sends what a socket did not take at once.
+Protocol: README.md.
+
+Invariants
+    H1  Messages of one connection are put into the mailbox, taken out and run in the order in which they were sent.
+    H2  A message is run at most once: it is taken out before it is run, and what was not run when the process dies is not
+        sent again by anybody.
+    H3  What stands behind the order to end is not run.
+    H4  An answer is sent when the method has returned, whole or, if the process dies, not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from shoal._actors import wire
+from shoal._process.facade import Process
+from shoal._wire import codec, remote
+from shoal._wire.courier import Courier
+from shoal._wire.link import Link
+from shoal._wire.messages import Message
+
+if TYPE_CHECKING:
+    from shoal._memory.arena import Arena
+    from shoal._settings import StartMethod
+    from shoal.errors import Obituary
+
+#: For how long answers may take to leave when the actor ends. Seconds.
+FLUSH_S = 5.0
+
+
+class ActorProcess(Process):
+    """The process of one run of an actor."""
+
+    def __init__(
+        self,
+        cls: type,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        name: str,
+        method: StartMethod | None,
+        capture: bool,
+    ) -> None:
+        super().__init__(name=name, daemon=True, start_method=method, capture=capture)
+        self._actor_class = cls
+        self._actor_args = args, kwargs
+        self._actor_run = 1
+        self._actor_key = b""
+        self._actor_address = b""  # of the actor
+        self._actor_door = b""  # where this run is given the listening socket
+        self._actor_last: Obituary | None = None
+
+    def run(self) -> object:
+        """Make the instance, then serve its callers until it is told to end."""
+        stopping = self.stopping  # from now on it is not told by a signal
+        door = wire.listen(self._actor_door, 8)
+        args, kwargs = self._actor_args
+        del self._actor_args  # the instance may keep them, or let them go
+        instance = make_instance(self._actor_class, args, kwargs)
+        del args, kwargs
+        if self._actor_run > 1 and hasattr(instance, "on_restart"):
+            instance.on_restart(self._actor_last)
+        self.ready()
+        with door:
+            listener = self._be_given_the_listener(door)
+        host = Host(instance, listener, self)
+        threading.Thread(target=_end_when_told, args=(stopping, host), name="shoal-stop", daemon=True).start()
+        host.serve()
+        return None
+
+    def _be_given_the_listener(self, door: socket.socket) -> socket.socket:
+        while True:
+            sock, _ = door.accept()
+            with sock:
+                if not wire.is_ours(sock):
+                    continue
+                with contextlib.suppress(OSError):
+                    fd = wire.take_greeting(sock, wire.LISTENER, self._actor_key)
+                    if fd is not None:
+                        return socket.socket(fileno=fd)
+
+    def arena(self) -> Arena:
+        """The memory that large answers go through."""
+        return self._solo()._arena_now()
+
+
+def make_instance(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return ``cls(*args, **kwargs)`` as it would be if the class were no actor's."""
+    new = _own_new(cls)
+    instance = object.__new__(cls) if new is None else new(cls, *args, **kwargs)
+    if isinstance(instance, cls):
+        cls.__init__(instance, *args, **kwargs)
+    return instance
+
+
+def _own_new(cls: type) -> Any:
+    """Return the `__new__` that the class, or one it comes from, has written, below what makes it one of actors."""
+    for base in cls.__mro__[:-1]:
+        written = vars(base).get("__shoal_new__" if "__shoal_options__" in vars(base) else "__new__")
+        if written is not None:
+            return written.__get__(None, cls)
+    return None
+
+
+def _end_when_told(stopping: threading.Event, host: Host) -> None:
+    stopping.wait()
+    host.end()
+
+
+class Connection:
+    """One caller's process, as the actor sees it."""
+
+    def __init__(self, sock: socket.socket, host: Host) -> None:
+        self.sock = sock
+        self.link: Link | None = None  # once it has greeted
+        self.taken = 0  # the last of its calls that was taken out of the mailbox; the main thread's
+        self.tell_at: int | None = None  # somebody waits for that one to be taken
+        self.outlet = wire.Outlet(sock, lambda: host.blocked(self))
+
+    def close(self) -> None:
+        self.outlet.close()
+        if self.link is not None:
+            self.link.courier.close()
+        self.sock.close()
+
+
+#: A call in the mailbox: whose it is, the message, the buffers of its frame. None: the order to end.
+Entry = tuple[Connection, Message, list[Any]] | None
+
+
+class Host:
+    """The actor's side of all connections, and its mailbox."""
+
+    def __init__(self, instance: Any, listener: socket.socket, process: ActorProcess) -> None:
+        global _host
+        self._instance = instance
+        self._listener = listener
+        self._process = process
+        self._mailbox: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+        self._connections: dict[int, Connection] = {}
+        self._epoll = select.epoll()
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._has_news = False
+        self._ending = False
+        self._main = threading.current_thread()
+        listener.setblocking(False)
+        self._epoll.register(listener, select.EPOLLIN)
+        self._epoll.register(self._wakeup, select.EPOLLIN)
+        _host = self
+
+    @property
+    def address(self) -> bytes:
+        """Where callers find the actor."""
+        return self._process._actor_address
+
+    @property
+    def is_running_a_call(self) -> bool:
+        """Whether the calling thread is the one that runs the methods."""
+        return threading.current_thread() is self._main
+
+    # --- the main thread ------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Run calls until the order to end is next."""
+        threading.Thread(target=self._take_in, name="shoal-mailbox", daemon=True).start()
+        while (entry := self._mailbox.get()) is not None:
+            self._run(*entry)
+            del entry  # what is lent returns with the last reference
+        on_stop = getattr(self._instance, "on_stop", None)
+        try:
+            if on_stop is not None:
+                on_stop()
+        finally:
+            limit = time.monotonic() + FLUSH_S
+            for connection in list(self._connections.values()):
+                connection.outlet.drain(limit)
+
+    def _run(self, connection: Connection, message: Message, buffers: list[Any]) -> None:
+        _, number, method, wants_answer, payload = message
+        link = connection.link
+        assert link is not None
+        connection.taken = number
+        tell_at = connection.tell_at  # looked at behind the store above, as `_tell_room` looks at that behind its own
+        if tell_at is not None and number >= tell_at:
+            connection.tell_at = None
+            link.send((wire.TAKEN, number, False))
+        out: list[Any] = []
+        try:
+            args, kwargs = codec.unpack(payload, buffers)
+            value = self._method(method)(*args, **kwargs)
+            del args, kwargs
+            if not wants_answer:
+                return
+            answer: Message = (wire.ANSWER, number, codec.pack(value, out, ("the result of", _Named(method))))
+        except BaseException as error:
+            trace = error.__traceback__
+            if trace is not None and trace.tb_next is not None:
+                error.__traceback__ = trace.tb_next  # this frame tells the user nothing
+            if not wants_answer:
+                self._complain(method, error)
+                return
+            out = []
+            answer = (wire.FAILED, number, remote.capture(error, method))
+        link.send(answer, buffers=out)
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        found = None if name.startswith("_") else getattr(self._instance, name)
+        if not callable(found):
+            raise AttributeError(f"{type(self._instance).__name__} has no method {name!r}")  # noqa: TRY004 - as Python says it
+        return found  # type: ignore[no-any-return]
+
+    def _complain(self, method: str, error: BaseException) -> None:
+        """Nobody waits for the answer: say on stderr what a cast raised."""
+        with contextlib.suppress(BaseException):
+            sys.stderr.write(f"{self._process.name}: {method}(), cast by a caller who waits for no answer, raised\n")
+            traceback.print_exception(error)
+
+    # --- the mailbox's thread -------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Have the actor end when what was sent until now is done. Any thread."""
+        self._ending = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wakeup, 1)
+
+    def blocked(self, connection: Connection) -> None:
+        """A socket does not take more now. Any thread."""
+        with contextlib.suppress(OSError, ValueError):
+            self._epoll.modify(connection.sock, select.EPOLLIN | select.EPOLLOUT)
+
+    def _news(self) -> None:
+        # In a finalizer, perhaps: no locks.
+        self._has_news = True
+        self._wake()
+
+    def _take_in(self) -> None:
+        while True:
+            for fd, events in self._epoll.poll():
+                if fd == self._listener.fileno():
+                    self._accept()
+                elif fd == self._wakeup:
+                    os.eventfd_read(self._wakeup)
+                elif (connection := self._connections.get(fd)) is not None:
+                    self._serve_connection(connection, events)
+            if self._has_news:
+                self._has_news = False
+                for connection in self._connections.values():
+                    if connection.link is not None:
+                        connection.link.tell()
+            if self._ending:
+                self._read_everything()
+                self._mailbox.put(None)  # H3: this thread goes on, for those who wait for their answers to leave
+                self._ending = False
+
+    def _read_everything(self) -> None:
+        """Take in what was sent before the order to end came, by whomever."""
+        self._accept()
+        for connection in list(self._connections.values()):
+            self._serve_connection(connection, select.EPOLLIN)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # nobody there any more, or no descriptors left: later
+            while True:
+                sock, _ = self._listener.accept()
+                sock.setblocking(False)
+                self._connections[sock.fileno()] = Connection(sock, self)
+                self._epoll.register(sock, select.EPOLLIN)
+
+    def _serve_connection(self, connection: Connection, events: int) -> None:
+        if events & select.EPOLLOUT and connection.outlet.flush():
+            self._epoll.modify(connection.sock, select.EPOLLIN)
+        if not events & ~select.EPOLLOUT:
+            return
+        try:
+            alive = self._read(connection) if connection.link is not None else self._greeted(connection)
+        except Exception:  # a torn frame, or nonsense
+            alive = False
+        if not alive:
+            self._forget(connection)
+
+    def _greeted(self, connection: Connection) -> bool:
+        try:
+            fd = wire.take_greeting(connection.sock, wire.CALLER, self._process._actor_key)
+        except BlockingIOError:
+            return True
+        if fd is None:
+            return False
+        passing = socket.socket(fileno=fd)
+        passing.setblocking(False)
+        courier = Courier(passing, self._process.arena, _forget_shared)
+        courier.on_news = self._news
+        connection.link = Link(connection.sock, courier, connection.outlet.write)
+        connection.link.send((wire.WELCOME, self._process._actor_run, os.getpid()))
+        return self._read(connection)
+
+    def _read(self, connection: Connection) -> bool:
+        link = connection.link
+        assert link is not None
+        alive = link.read_all()
+        while (received := link.take()) is not None:
+            message, buffers = received
+            if message[0] == wire.CALL:
+                self._mailbox.put((connection, message, buffers))
+            elif message[0] == wire.ROOM:
+                self._tell_room(connection, link, message[1])
+            elif message[0] == wire.LAST:
+                self._ending = True
+        return alive
+
+    def _tell_room(self, connection: Connection, link: Link, step: int) -> None:
+        """Say what was taken, and have the main thread say it when `step` more were."""
+        known = connection.taken
+        connection.tell_at = known + step
+        if connection.taken >= known + step:  # it passed in between, and may have seen nothing to tell
+            connection.tell_at = None
+            link.send((wire.TAKEN, connection.taken, False))
+        else:
+            link.send((wire.TAKEN, known, True))
+
+    def _forget(self, connection: Connection) -> None:
+        """A caller is gone. What it had sent is run all the same."""
+        fd = connection.sock.fileno()
+        with contextlib.suppress(OSError, ValueError):
+            self._epoll.unregister(fd)
+        self._connections.pop(fd, None)
+        connection.close()
+
+    def abandon(self) -> None:
+        """In a forked child: nothing of this is ours."""
+        self._epoll.close()
+        self._listener.close()
+        for connection in self._connections.values():
+            if connection.link is not None:
+                connection.link.courier.abandon()
+            connection.sock.close()
+        os.close(self._wakeup)
+
+
+class _Named:
+    """Stands for a method in the words of an error."""
+
+    def __init__(self, name: str) -> None:
+        self.__qualname__ = name
+
+
+def _forget_shared(identity: bytes) -> None:
+    shared = sys.modules.get("shoal._memory.shared")
+    if shared is not None:
+        shared.forget(identity)
+
+
+#: The actor that this process is.
+_host: Host | None = None
+
+
+def here() -> Host | None:
+    """Return the actor that this process is, if it is one."""
+    return _host
+
+
+def _after_fork_in_child() -> None:
+    global _host
+    host, _host = _host, None
+    if host is not None:
+        host.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

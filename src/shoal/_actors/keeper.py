@@ -1,0 +1,243 @@
+"""The owner's side of an actor: what it is made from, its runs, and how they ended.
+
+Role: makes each run, gives it the socket its callers connect to, tells this program's callers why it died. Owner: the program, or
+process, that started the actor; a supervisor decides when there is to be a run. Protocol: README.md.
+
+Invariants
+    P1  The listening socket is this process's; a run has a copy. It is open while a run exists or is to come, and closed while
+        none is: so whoever connects is served, waits for the next run, or is refused, and never waits for nothing.
+    P2  A call of this program that a run did not answer fails when it is known how that run ended, with its obituary.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from shoal._actors import client, wire
+from shoal._actors.client import Call, Target
+from shoal._actors.host import ActorProcess
+from shoal._settings import StartMethod, check_choice, check_count, start_method_or_default
+from shoal._supervise.children import Begin, Exit, Running
+from shoal._supervise.policy import Restart
+
+if TYPE_CHECKING:
+    from shoal._actors.handle import Actor
+    from shoal._supervise.tree import Supervisor
+    from shoal.errors import Obituary
+
+
+#: Ends of runs that are kept for calls whose connection is found to be gone later.
+_KEPT_EXITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ActorOptions:
+    """How an actor is run; see `shoal.actor`."""
+
+    mailbox: int = 1000
+    restart: Restart = "transient"
+    intensity: int = 3
+    period: float = 60.0
+    backoff_s: float = 0.0
+    start_method: StartMethod | None = None
+    capture: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_count("mailbox", self.mailbox, least=1)
+        check_choice("restart", self.restart, Restart)
+        if self.start_method is not None:
+            start_method_or_default(self.start_method)
+
+
+class Keeper:
+    """One actor, from its making to its end. Also the recipe by which a supervisor makes its runs."""
+
+    is_supervisor = False
+    readiness: Literal["always"] = "always"
+
+    def __init__(self, cls: type, options: ActorOptions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.cls = cls
+        self.options = options
+        self.name = options.name or cls.__name__
+        self.target = Target(wire.new_address(), wire.new_key(), self.name, options.mailbox)
+        self._arguments = args, kwargs
+        self._guard = threading.Lock()
+        self._listener: socket.socket | None = None
+        self._exits: dict[int, Exit] = {}  # how the last runs ended, by number
+        self._told = 0  # the last run of which that is known
+        self._bereaved: dict[int, list[Call]] = {}  # calls that wait to hear why, by run
+        self._current: ActorRun | None = None
+        self.last: Exit | None = None  # how the last run that died by itself did
+        self.runs = 0
+        self.owner = os.getpid()
+        #: What restarts it, if that is there for it alone.
+        self.supervisor: Supervisor | None = None
+
+    def __shoal_recipe__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Keeper:
+        """Be its own recipe, for a supervisor."""
+        assert not args
+        assert not kwargs
+        return self
+
+    @property
+    def handle(self) -> Actor:
+        """What callers use."""
+        from shoal._actors.handle import Actor, methods_of
+
+        return Actor(self.target, methods_of(self.cls), self)
+
+    # --- runs -----------------------------------------------------------------------------------
+
+    def make(self, begin: Begin) -> Running:
+        """Begin a run. Raises whatever is in the way of a process."""
+        with self._guard:
+            if self._listener is None:
+                self._listener = wire.listen(self.target.address)
+                _keepers[self.target.address] = self
+                client.mourn(self.target.address, self.lost)
+            self.runs = begin.run
+            args, kwargs = self._arguments
+        process = ActorProcess(
+            self.cls, args, kwargs, name=self.name, method=self.options.start_method, capture=self.options.capture
+        )
+        process._actor_run = begin.run
+        process._actor_key = self.target.key
+        process._actor_address = self.target.address
+        process._actor_door = wire.new_address()
+        process._actor_last = begin.last.obituary if begin.last is not None else None
+        run = ActorRun(self, process, begin)
+        self._current = run
+        return run
+
+    def admit(self, door: bytes) -> None:
+        """Give a run that is ready the listening socket. Raises OSError: it is gone."""
+        with wire.connect(door, 5.0) as sock, self._guard:
+            if self._listener is None:
+                raise ConnectionRefusedError("it is not to run any more")
+            wire.greet(sock, wire.LISTENER, self.target.key, self._listener.fileno())
+
+    def rest(self) -> None:
+        """There is no run, and none is to come: refuse who calls (P1)."""
+        with self._guard:
+            listener, self._listener = self._listener, None
+            if listener is not None:
+                listener.close()
+                _keepers.pop(self.target.address, None)
+
+    @property
+    def process(self) -> ActorProcess | None:
+        """The process of the run there is, or was."""
+        return self._current.process if self._current is not None else None
+
+    @property
+    def may_serve(self) -> bool:
+        """Whether a run exists or is to come."""
+        return self._listener is not None
+
+    def ask(self, process: ActorProcess, run: int) -> None:
+        """Ask a run to end: behind what this process has sent it, if it has; else at once. Does not block."""
+        connection = client.existing(self.target)
+        if connection is None or connection.run != run or not connection.send_last():
+            process._ask_to_stop()
+
+    # --- deaths ---------------------------------------------------------------------------------
+
+    def lost(self, target: Target, run: int | None, calls: list[Call]) -> None:
+        """A connection of this process is gone. Its calls fail when it is known why (P2)."""
+        with self._guard:
+            if run is not None and run > self._told:
+                self._bereaved.setdefault(run, []).extend(calls)
+                return
+            how = self._exits.get(run) if run is not None else self.last
+        client.fail(target, calls, _why(how))
+
+    def exited(self, run: int, how: Exit) -> None:
+        """A run has ended."""
+        with self._guard:
+            self._exits[run] = how
+            self._exits.pop(run - _KEPT_EXITS, None)
+            self._told = run
+            self.last = None if how.normal else how
+            calls = self._bereaved.pop(run, [])
+        client.fail(self.target, calls, _why(how))
+
+    @property
+    def obituary(self) -> Obituary | None:
+        """How it died last, if it died."""
+        return _why(self.last)
+
+    def abandon(self) -> None:
+        """In a forked child: it is not ours to keep. The copy of the socket would hold back callers when the owner closes it."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+
+def _why(how: Exit | None) -> Obituary | None:
+    return how.obituary if how is not None and not how.normal else None
+
+
+class ActorRun:
+    """One run of an actor."""
+
+    def __init__(self, keeper: Keeper, process: ActorProcess, begin: Begin) -> None:
+        self.process = process
+        self._keeper = keeper
+        self._begin = begin
+        process.start()
+        process._on_exit(self._exited)
+
+    @property
+    def value(self) -> Actor:
+        """The handle: the same for every run."""
+        return self._keeper.handle
+
+    @property
+    def pid(self) -> int | None:
+        """Process id."""
+        return self.process.pid
+
+    def wait_ready(self, timeout: float | None) -> None:
+        """Return when the instance is made and callers are being served."""
+        self.process.wait_ready(timeout)
+        self._keeper.admit(self.process._actor_door)
+
+    def ask(self) -> None:
+        """Ask it to end when what was sent to it is done."""
+        self._keeper.ask(self.process, self._begin.run)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process._kill("it was killed by its supervisor")
+
+    def _exited(self) -> None:
+        code = self.process.exitcode
+        obituary = self.process.obituary if code != 0 else None
+        how = Exit(code == 0, obituary.cause if obituary is not None else f"exited with code {code}", obituary)
+        self._keeper.exited(self._begin.run, how)
+        self._begin.on_exit(how)
+
+
+# --- this process -------------------------------------------------------------------------------
+
+#: The actors that this process owns and that have not ended.
+_keepers: dict[bytes, Keeper] = {}
+
+
+def keeper_of(address: bytes) -> Keeper | None:
+    """Return the keeper of an actor, if this process owns it."""
+    return _keepers.get(address)
+
+
+def _after_fork_in_child() -> None:
+    for keeper in _keepers.values():
+        keeper.abandon()
+    _keepers.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
