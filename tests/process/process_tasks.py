@@ -186,3 +186,38 @@ def key_of_multiprocessing():
 def drop_then_wait(holder):
     holder.clear()
     wait_ready_forever()
+
+
+def say_and_die(text):
+    print(text)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_a_sleeper_and_wait():
+    import subprocess
+
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    shoal.current_process().ready(sleeper.pid)
+    wait_forever()
+
+
+def start_a_process_and_wait():
+    process = shoal.Process(target=wait_forever, start_method="fork")
+    process.start()
+    shoal.current_process().ready(process.pid)
+    wait_forever()
+
+
+def map_in_a_pool(numbers):
+    with shoal.Pool(1) as pool:
+        return list(pool.map(square, numbers))
+
+
+def square(number):
+    return number * number
+
+
+def result_of_a_process(value):
+    process = shoal.Process(target=echo, args=(value,))
+    process.start()
+    return process.result()

@@ -231,7 +231,7 @@ class Process:
         self._ask_to_stop()
         if running.ended.wait(max(0.0, grace)):
             return True
-        self._kill("it did not stop")
+        self._kill("it did not stop", ask_where=True)
         running.ended.wait()
         return False
 
@@ -260,8 +260,12 @@ class Process:
         """Send it SIGKILL. What it started goes with it."""
         self._kill("it was killed by kill()")
 
-    def _kill(self, why: str) -> None:
-        self._started("kill").handle.kill(why)
+    def _kill(self, why: str, *, ask_where: bool = False) -> None:
+        """As `kill`; `ask_where` has it write its stack for the obituary first, which takes up to 15 ms."""
+        running = self._started("kill")
+        if ask_where:
+            running.ask_where()
+        running.handle.kill(why)
 
     def close(self) -> None:
         """Let go of all that is kept of an ended process; using the object after that is a ValueError."""

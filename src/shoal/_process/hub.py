@@ -20,6 +20,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures._base import LOGGER
@@ -232,12 +233,14 @@ class Hub:
         kind = message[0]
         if kind == m.READY:
             running.booted = True
+            running.stirred = time.monotonic()
             running.send_by_value = None
         elif kind == m.UNKNOWN:
             send, running.send_by_value = running.send_by_value, None
             self._later.append(send or (lambda: running.link.send((m.BOOT, None))))
         elif kind == m.SAID_READY:
             running.said_ready = message, buffers
+            running.stirred = time.monotonic()
             self._later.append(lambda: _notify(running))
         elif kind in (m.RETURNED, m.RAISED):
             running.outcome = message, buffers
@@ -304,6 +307,12 @@ class Hub:
         _notify(running)
         for callback in callbacks:
             _guarded(callback)
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Have `action` called in so many seconds, with the lock held, if the hub is still there. Any thread but the hub's."""
+        with self.lock:
+            self._timers.after(delay_s, action)
+        self.poller.wake()
 
     def at_end(self, running: Running, callback: Callable[[], object]) -> bool:
         """Have `callback` called when it has ended; False if it has. Any thread."""

@@ -10,11 +10,14 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from shoal._memory.page import ASKS
 from shoal._os import descriptors, processes
 from shoal._pool import autopsy
 from shoal._pool.failures import unreadable_value
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 #: What `multiprocessing` says of a process whose end cannot be learned.
 UNKNOWN_EXIT = 255
+
+#: For so long after its object began, or became ready, a process is young.
+YOUNG_S = 1.0
 
 #: Called with each message that is not the process's own, by the hub's thread; must not block.
 Handler = Callable[[Message, list[Any]], object]
@@ -69,6 +75,7 @@ class Running:
         self.sentinel: Sentinel | None = None
         self.alive = True  # until its end was seen; it is told how it ended a moment later
         self.booted = False
+        self.stirred = 0.0  # when it last went from one stage to the next
         self.said_ready: Received | None = None
         self.outcome: Received | None = None
         self.exitcode: int | None = None
@@ -99,6 +106,24 @@ class Running:
         return self.ended.is_set() or (
             sentinel is not None and sentinel.fd >= 0 and processes.wait_pidfd(sentinel.fd, 0.0)
         )
+
+    @property
+    def looks_for_stop(self) -> bool:
+        """Whether the object has ever looked whether it is to stop; True if that cannot matter any more."""
+        try:
+            return bool(self.handle.page.words[ASKS])
+        except ValueError:  # it has ended: its page is closed
+            return True
+
+    @property
+    def is_young(self) -> bool:
+        """Whether it has begun, or become ready, a moment ago, so that it may be about to look at what it usually looks at."""
+        return self.booted and not self.looks_for_stop and time.monotonic() - self.stirred < YOUNG_S
+
+    def ask_where(self) -> None:
+        """Have it write its Python stack to its page. Blocks a few milliseconds at most."""
+        with contextlib.suppress(OSError):  # it has ended: its page is closed
+            autopsy.ask_for_stack(self.handle)
 
     # --- what it said ---------------------------------------------------------------------------
 

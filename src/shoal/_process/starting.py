@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from shoal._memory.page import ASKS
 from shoal._os.interpreter import answer_to_worker_name, main_module, unguarded_import, working_directory
 from shoal._os.platform import check_platform
 from shoal._pool import interrupts
@@ -30,6 +29,8 @@ from shoal._wire import messages as m
 if TYPE_CHECKING:
     from shoal._process.facade import Process
 
+#: A process that has just begun gets this long to look, for the first time, whether it is to stop.
+PATIENCE_S = 0.1
 #: What a daemon gets, at the end of the program, for what its SIGTERM handler does.
 DAEMON_GRACE_S = 1.0
 
@@ -142,14 +143,16 @@ def _authkey(process: Process) -> bytes | None:
 def ask_to_stop(running: Running) -> None:
     """Ask a process to stop: by its `stopping` if it has ever looked at that, else by SIGTERM. Does not block."""
     running.stopping.set()
-    handle = running.handle
-    handle.ask()
-    try:
-        looks = bool(handle.page.words[ASKS])
-    except ValueError:  # it has ended: its page is closed
-        return
-    if not looks:
-        handle.signal(signal.SIGTERM)
+    running.handle.ask()
+    if running.is_young:
+        running.hub.after(PATIENCE_S, lambda: _insist(running))
+    else:
+        _insist(running)
+
+
+def _insist(running: Running) -> None:
+    if not running.looks_for_stop:
+        running.handle.signal(signal.SIGTERM)
 
 
 def at_end(running: Running, callback: Callable[[], object]) -> bool:
