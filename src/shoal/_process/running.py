@@ -147,7 +147,10 @@ class Running:
             return None, ProcessDied(name=name, obituary=self.obituary)
         (kind, payload, _), buffers = self.outcome
         if kind == m.RAISED:
-            return None, remote.rebuild(payload)
+            error = remote.rebuild(payload)
+            if type(error).__name__ == "MainGuardMissing":  # it says itself where and why
+                error.__cause__ = None
+            return None, error
         return _unpacked(payload, buffers, f"the result of {name}")
 
     def ready_value(self, name: str) -> Any:

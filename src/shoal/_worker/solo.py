@@ -271,6 +271,8 @@ def _exit_code(error: SystemExit) -> int:
 
 def _print(name: str, error: BaseException) -> None:
     with contextlib.suppress(Exception):
+        if type(error).__name__ == "MainGuardMissing":  # it says itself where and why
+            error = error.with_traceback(None)
         text = remote.format_error(error)
         sys.stderr.write(f"Process {name}:\n{text}")
 
