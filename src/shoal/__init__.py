@@ -23,7 +23,7 @@ TYPE_CHECKING = False  # as type checkers read it; importing `typing` would cost
 if TYPE_CHECKING:
     from typing import Any
 
-    from shoal._actors.client import ActorFuture
+    from shoal._actors.connection import ActorFuture
     from shoal._actors.handle import Actor, ActorMethod, ActorStatistics, actor
     from shoal._memory.arrays import SharedArray as SharedArray
     from shoal._memory.arrays import array as array
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from shoal._pool.future import Future
     from shoal._pool.snapshots import PoolStatistics, WorkerInfo
     from shoal._process.facade import Process, active_children, current_process
+    from shoal._supervise.child import SupervisedChild
     from shoal._supervise.events import (
         ChildCounts,
         ChildEvent,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
         GaveUp,
         SupervisorStatistics,
     )
-    from shoal._supervise.tree import SupervisedChild, Supervisor
+    from shoal._supervise.tree import Supervisor
     from shoal._sync.barrier import Barrier
     from shoal._sync.condition import Condition
     from shoal._sync.event import Event
@@ -157,7 +158,7 @@ __all__ = [
 
 _HOMES = {
     "Actor": "shoal._actors.handle",
-    "ActorFuture": "shoal._actors.client",
+    "ActorFuture": "shoal._actors.connection",
     "ActorMethod": "shoal._actors.handle",
     "ActorStatistics": "shoal._actors.handle",
     "AutoReport": "shoal._pool.explaining",
@@ -187,7 +188,7 @@ _HOMES = {
     "Semaphore": "shoal._sync.semaphore",
     "Shared": "shoal._memory.shared",
     "SharedArray": "shoal._memory.arrays",
-    "SupervisedChild": "shoal._supervise.tree",
+    "SupervisedChild": "shoal._supervise.child",
     "Supervisor": "shoal._supervise.tree",
     "SupervisorStatistics": "shoal._supervise.events",
     "WorkerInfo": "shoal._pool.snapshots",

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from shoal._actors import client
-from shoal._actors.client import ActorFuture, Call, Target
+from shoal._actors.connection import ActorFuture, Call, Target, tally_of
 from shoal._actors.keeper import ActorOptions, Keeper, keeper_of
 from shoal._settings import StartMethod, check_timeout
 from shoal._supervise.policy import Restart
@@ -145,7 +145,7 @@ class Actor:
         self._target = target
         self._methods = methods
         self._keeper = keeper
-        self._tally = client.tally_of(target)
+        self._tally = tally_of(target)
 
     def __getattr__(self, name: str) -> ActorMethod:
         if name.startswith("_") or (self._methods is not None and name not in self._methods):

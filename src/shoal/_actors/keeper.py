@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from shoal._actors import client, wire
-from shoal._actors.client import Call, Target
+from shoal._actors.connection import Call, Target, fail
 from shoal._actors.host import ActorProcess
 from shoal._settings import StartMethod, check_choice, check_count, start_method_or_default
 from shoal._supervise.children import Begin, Exit, Running
@@ -154,7 +154,7 @@ class Keeper:
                 self._bereaved.setdefault(run, []).extend(calls)
                 return
             how = self._exits.get(run) if run is not None else self.last
-        client.fail(target, calls, _why(how))
+        fail(target, calls, _why(how))
 
     def exited(self, run: int, how: Exit) -> None:
         """A run has ended."""
@@ -164,7 +164,7 @@ class Keeper:
             self._told = run
             self.last = None if how.normal else how
             calls = self._bereaved.pop(run, [])
-        client.fail(self.target, calls, _why(how))
+        fail(self.target, calls, _why(how))
 
     @property
     def obituary(self) -> Obituary | None:

@@ -28,6 +28,8 @@ Invariants
     V5  After `Ended` there is no action; every wish is answered, once.
     V6  What is decided about a run that is over changes nothing: events name their run.
 
+The file is long because these rules are read, and checked against OTP's, together.
+
 Checked by tests/unit/test_supervise_policy.py (a row for each sentence of OTP's documentation) and
 tests/model/test_supervise.py (every order of exits, starts and wishes of small trees).
 """

@@ -6,7 +6,6 @@ program that made it.
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import math
 import os
@@ -14,17 +13,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from shoal._settings import check_choice
 from shoal._supervise import events as ev
-from shoal._supervise.children import Begin, Exit, Readiness, Recipe, recipe_of
+from shoal._supervise.child import SupervisedChild, info_of
+from shoal._supervise.children import Recipe, recipe_of
 from shoal._supervise.driver import Driver, Member, Wish
+from shoal._supervise.nested import SupervisorRecipe, running_here
 from shoal._supervise.policy import AutoShutdown, Flags, Restart, Shutdown, Spec, State, Strategy
-from shoal._supervise.policy import Child as PolicyChild
-
-if TYPE_CHECKING:
-    from shoal.errors import Obituary
 
 #: Longest wait for a child given `ready=True`. Seconds.
 READY_LIMIT_S = 60.0
@@ -122,7 +119,7 @@ class Supervisor:
         self._check_owner()
         driver = Driver(self._name, self._flags, self._on_event)
         self._driver = driver
-        _running.add(driver)
+        running_here.add(driver)
         return driver
 
     def _start_declared(self, driver: Driver) -> None:
@@ -249,6 +246,7 @@ class Supervisor:
         """
         spec = self._spec(child, args, kwargs, _Options(restart, shutdown, significant, ready, id))
         driver = self._open()
+        self._check_thread(driver)
         self._wait(driver, driver.start_child(spec), spec.id)
         return SupervisedChild(self, spec.id)
 
@@ -266,11 +264,11 @@ class Supervisor:
 
     def _ask(self, what: Literal["terminate", "restart", "delete"], id_: str) -> None:
         driver = self._open()
+        self._check_thread(driver)
         self._wait(driver, driver.ask_for(what, id_), id_)
 
     def _wait(self, driver: Driver, wish: Wish, id_: str) -> None:
         """Wait for the answer to a wish and raise what it says."""
-        self._check_thread(driver)
         self._wait_for(wish)
         match wish.refusal:
             case "":
@@ -303,7 +301,7 @@ class Supervisor:
         if isinstance(child, Supervisor):
             if args or kwargs:
                 raise TypeError("a supervisor that is given as a child takes no further arguments")
-            recipe: Recipe = _SupervisorRecipe(child)
+            recipe: Recipe = SupervisorRecipe(child)
         else:
             recipe = recipe_of(child, args, kwargs)
         if options.significant and (options.restart == "permanent" or self._flags.auto_shutdown == "never"):
@@ -383,7 +381,7 @@ class Supervisor:
                 name=self._name,
                 strategy=self._flags.strategy,
                 state=state,
-                children=tuple(_info(driver, child) for child in policy.in_order()),
+                children=tuple(info_of(driver, child) for child in policy.in_order()),
                 starts=counts.starts,
                 restarts=counts.restarts,
                 exits=counts.exits,
@@ -395,59 +393,6 @@ class Supervisor:
         picture = self.statistics()
         up = sum(child.state == "up" for child in picture.children)
         return f"<shoal.Supervisor {self._name}, {self._flags.strategy}, {picture.state}, {up} of {len(picture.children)} up>"
-
-
-class SupervisedChild:
-    """A child of a supervisor, whichever run of it there is. Made by `Supervisor.start`."""
-
-    def __init__(self, supervisor: Supervisor, id: str) -> None:
-        self._supervisor = supervisor
-        self._id = id
-        self._value: Any = None
-        self._value = self.value
-
-    @property
-    def id(self) -> str:
-        """Its name in its supervisor."""
-        return self._id
-
-    @property
-    def value(self) -> Any:
-        """What runs now, or ran last: the `Process`, `Pool`, actor or `Supervisor`. Another one after each restart."""
-        driver = self._supervisor._driver
-        value = driver.value_of(self._id) if driver is not None else None
-        if value is not None:  # else it is forgotten; but it may be asked how it ended
-            self._value = value
-        return self._value
-
-    @property
-    def info(self) -> ev.ChildInfo | None:
-        """A frozen picture of it; None once it is forgotten."""
-        found = (one for one in self._supervisor.children() if one.id == self._id)
-        return next(found, None)
-
-    @property
-    def state(self) -> str:
-        """``"up"`` and so on, see `ChildInfo`; ``"forgotten"`` once the supervisor knows it no more."""
-        info = self.info
-        return info.state if info is not None else "forgotten"
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the run there is, if it is one process."""
-        info = self.info
-        return info.pid if info is not None else None
-
-    def terminate(self) -> None:
-        """Stop it; see `Supervisor.terminate_child`."""
-        self._supervisor.terminate_child(self._id)
-
-    def restart(self) -> None:
-        """Start it again after `terminate`; see `Supervisor.restart_child`."""
-        self._supervisor.restart_child(self._id)
-
-    def __repr__(self) -> str:
-        return f"<child {self._id!r} of {self._supervisor.name}, {self.state}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,118 +430,3 @@ def _seconds(name: str, value: float, *, least: float = 0.0) -> float:
     if not least <= value < math.inf:
         raise ValueError(f"{name} must be seconds, {'above zero' if least else 'zero or more'}, not {value!r}")
     return float(value)
-
-
-def _info(driver: Driver, child: PolicyChild) -> ev.ChildInfo:
-    record = driver.records.get(child.spec.id)
-    running = record.attempt.running if record is not None else None
-    last = record.last if record is not None else None
-    alive = child.state in (State.STARTING, State.UP, State.STOPPING)
-    obituary: Obituary | None = last.obituary if last is not None else None
-    return ev.ChildInfo(
-        id=child.spec.id,
-        state=child.state.value,
-        restart=child.spec.restart,
-        runs=child.run,
-        restarts=child.restarts,
-        pid=running.pid if running is not None and alive else None,
-        obituary=obituary,
-    )
-
-
-# --- supervisors as children --------------------------------------------------------------------
-
-
-class _SupervisorRecipe:
-    """A supervisor within a supervisor: begun anew for each run, with the children that were added to it."""
-
-    is_supervisor = True
-    readiness: Readiness = "always"
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        if supervisor._driver is not None:
-            raise ValueError(
-                f"{supervisor.name} runs already: a supervisor that is given as a child is started by its parent"
-            )
-        self._supervisor = supervisor
-        self.name = supervisor.name
-
-    def make(self, begin: Begin) -> _SupervisorRun:
-        return _SupervisorRun(self._supervisor, begin)
-
-    def rest(self) -> None:
-        pass
-
-
-class _SupervisorRun:
-    """One run of a supervisor."""
-
-    pid = None
-
-    def __init__(self, supervisor: Supervisor, begin: Begin) -> None:
-        self.value = supervisor
-        self._begin = begin
-        with supervisor._opening:
-            before = supervisor._driver
-            if before is not None and not before.ended.is_set():
-                raise RuntimeError(f"{supervisor.name} runs already")
-            self._driver = supervisor._begin()
-        self._driver.call_at_end(self._ended)
-
-    def wait_ready(self, timeout: float | None) -> None:  # noqa: ARG002 - its children have limits of their own
-        self.value._start_declared(self._driver)
-
-    def ask(self) -> None:
-        self._driver.stop()
-
-    def kill(self) -> None:
-        self._driver.kill()
-
-    def _ended(self) -> None:
-        ended = self._driver.policy.ended
-        assert ended is not None
-        last = self._driver.last_words
-        # As OTP's, which exits with reason `shutdown` in each of these cases: that is no crash, so it is restarted if permanent.
-        self._begin.on_exit(Exit(True, ended.why, last.obituary if last is not None else None))
-
-
-# --- the end of the program ---------------------------------------------------------------------
-
-
-class _Running:
-    """Every supervisor of this process that has not ended. At the program's end they are stopped, children in reverse."""
-
-    def __init__(self) -> None:
-        self.drivers: set[Driver] = set()
-        self._registered_by = 0
-
-    def add(self, driver: Driver) -> None:
-        from shoal._process import starting
-
-        if self._registered_by != os.getpid():
-            self._registered_by = os.getpid()
-            self.drivers.clear()
-            starting._at_exit_once()  # it waits for processes, so it has to run after ours, which is to be registered later
-            atexit.register(self.end_all)
-        self.drivers.add(driver)
-        driver.call_at_end(lambda: self.drivers.discard(driver))
-
-    def end_all(self) -> None:
-        if self._registered_by != os.getpid():
-            return
-        drivers = list(self.drivers)
-        try:
-            for driver in drivers:
-                driver.stop()
-            for driver in drivers:
-                if not driver.ended.wait(driver.exit_grace_s):
-                    driver.kill()
-                    driver.ended.wait()
-        except KeyboardInterrupt:
-            for driver in drivers:
-                driver.kill()
-            for driver in drivers:
-                driver.ended.wait()
-
-
-_running = _Running()
