@@ -3,8 +3,8 @@
 Role: cut cells out of shared segments, and let them travel to other processes. Owner: everybody who holds a view.
 
 A segment of `SLAB_BYTES` is cut from its start on; when it is full the next one is made. A cell is never used twice: nobody
-can know which processes still have it. Its segment is freed with the last view of any of its cells, in the last process, so
-a program that makes and drops locks for ever keeps one segment, not one descriptor for each lock.
+can know which processes still have it. Its segment is freed with the last view of any of its cells, in the last process, the
+one that is being cut included.
 
 Invariants
     C1  A cell begins at a multiple of 64 and is zero before its maker writes to it.
@@ -18,6 +18,8 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 from shoal._memory import segments
@@ -39,10 +41,10 @@ _ONLY_PASSED = f"a lock, queue or other object of shared memory cannot be pickle
 
 
 class _Slab:
-    """The segment that is being cut."""
+    """The segment that is being cut, if any cell of it is left."""
 
     def __init__(self) -> None:
-        self.whole: memoryview | None = None
+        self.array: Callable[[], Any] = lambda: None
         self.used = 0
 
 
@@ -100,10 +102,13 @@ def make(size: int) -> Cell:
     if size > SLAB_BYTES // 2:
         return Cell(segments.create(size), 0, size)
     with _guard:
-        whole = _slab.whole
-        if whole is None or _slab.used + size > whole.nbytes:
-            whole = _slab.whole = segments.create(SLAB_BYTES)
+        array = _slab.array()
+        if array is None or _slab.used + size > SLAB_BYTES:
+            whole = segments.create(SLAB_BYTES)
+            _slab.array = weakref.ref(mapping.mapped_array(whole))
             _slab.used = 0
+        else:
+            whole = mapping.view(array)
         offset = _slab.used
         _slab.used += size
     return Cell(whole, offset, size)

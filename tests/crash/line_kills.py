@@ -1,0 +1,95 @@
+"""A forked child that kills itself at the n-th step of shoal's own code.
+
+Role: real kills at every line, or every byte code, of what `_sync` does. Owner: `test_sync_kills.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import shoal
+
+_SYNC = str(Path(shoal.__file__).parent / "_sync")
+_OS = tuple(str(Path(shoal.__file__).parent / "_os" / name) for name in ("mutex.py", "futex.py"))
+#: What the child exits with if its body came to its end.
+FINISHED = 0
+FAILED = 3
+#: Set to try every step also where each of them takes long: minutes in all.
+EVERY_STEP = "SHOAL_TEST_EVERY_STEP"
+
+
+class Child:
+    """A forked child that runs `body` and is killed before its step `at`."""
+
+    def __init__(self, body: Callable[[], object], at: int, *, fine: bool) -> None:
+        self._killer = _Killer(at, fine=fine)
+        self.status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = FAILED
+            try:
+                self._killer.run(body)
+                code = FINISHED
+            except BaseException as error:
+                os.write(2, f"the child failed: {error!r}\n".encode())
+            finally:
+                os._exit(code)
+
+    def ended(self) -> bool:
+        """Whether it has; reaps it."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = status if pid else None
+        return self.status is not None
+
+    def wait(self) -> bool:
+        """Wait for its end; returns whether it was killed."""
+        if self.status is None:
+            self.status = os.waitpid(self.pid, 0)[1]
+        assert self.status in (FINISHED, signal.SIGKILL), f"the child ended with {self.status}"
+        return self.status == signal.SIGKILL
+
+
+class _Killer:
+    def __init__(self, at: int, *, fine: bool) -> None:
+        self._left = at
+        self._event = "opcode" if fine else "line"
+
+    def run(self, body: Callable[[], object]) -> None:
+        sys.settrace(self._enter)
+        try:
+            body()
+        finally:
+            sys.settrace(None)
+
+    def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(_SYNC) and name not in _OS:
+            return None
+        frame.f_trace_opcodes = self._event == "opcode"
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == self._event:
+            self._left -= 1
+            if not self._left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self._step
+
+
+def children(body: Callable[[], object], *, fine: bool = False, stride: int = 1) -> Iterator[Child]:
+    """Yield children killed before their first step, then `stride` steps later, ... until one of them comes to its end."""
+    at = 1
+    stride = 1 if EVERY_STEP in os.environ else stride
+    while True:
+        child = Child(body, at, fine=fine)
+        yield child
+        if not child.wait():
+            return
+        at += stride
