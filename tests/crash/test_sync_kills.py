@@ -22,7 +22,9 @@ SOON_S = 5.0
 @pytest.fixture
 def word():
     """Words that the children share with the test."""
-    return cells.make(64).words(0, 8)
+    words = cells.make(64).words(0, 8)
+    yield words
+    words.release()  # pytest keeps it until the audit is over
 
 
 @pytest.fixture
