@@ -28,6 +28,8 @@ from shoal.errors import NoSharedMemory
 #: Left for everybody else when memory is asked for.
 MARGIN_BYTES = 64 << 20
 
+_WORTH_A_LOOK_BYTES = 1 << 20
+
 _lock = threading.Lock()
 _by_array: dict[int, Segment] = {}
 _by_id: dict[bytes, Segment] = {}
@@ -131,8 +133,36 @@ def create_filled(size: int, parts: Sequence[tuple[int, memoryview]]) -> memoryv
     return _create(size, fill)
 
 
-def _create(size: int, fill: Callable[[int], None]) -> memoryview:
-    check_room(size)
+def create_sparse(size: int, reserved: int) -> memoryview:
+    """Make a segment of `size` zero bytes of which only the first `reserved` take memory, and return a view of all of it.
+
+    Whoever touches more reserves it first (S2), by `reserve`: what is not there cannot be written, and kills who tries.
+
+    Raises:
+        NoSharedMemory: Not enough memory, address space or descriptors. Nothing is left behind.
+    """
+    return _create(size, lambda fd: memory.reserve(fd, 0, reserved), room=reserved)
+
+
+def reserve(whole: memoryview, offset: int, size: int) -> None:
+    """Reserve memory for part of a sparse segment.
+
+    Raises:
+        NoSharedMemory: There is not enough.
+    """
+    segment = find(whole)
+    if segment is None:
+        raise LookupError("this segment is not mapped any more")
+    if size >= _WORTH_A_LOOK_BYTES:  # looking takes half a millisecond
+        check_room(size)
+    try:
+        memory.reserve(segment.fd, offset, size)
+    except OSError as error:
+        raise refusal(size, error) from error
+
+
+def _create(size: int, fill: Callable[[int], None], room: int | None = None) -> memoryview:
+    check_room(size if room is None else room)
     fd = -1
     try:
         fd = memory.memory_file("shoal-shared", size)

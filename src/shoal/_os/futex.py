@@ -47,6 +47,10 @@ def _number() -> int:
 _FUTEX: Final = _number()
 
 
+#: Let somebody else run on this processor, and the other threads of this process, for a moment; about 1 us if nobody wants to.
+give_way: Any = _libc.sched_yield
+
+
 def wait(address: int, seen: int, timeout_s: float) -> bool:
     """Sleep while the 32-bit word at `address` is `seen`, for up to `timeout_s` seconds. Other threads run meanwhile.
 
