@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from shoal._sync.condition import Condition
     from shoal._sync.event import Event
     from shoal._sync.lock import Hold, Lock, RLock
+    from shoal._sync.queue import Queue
+    from shoal._sync.queue_snapshots import LostItem, QueueStatistics
     from shoal._sync.semaphore import BoundedSemaphore, Semaphore
     from shoal.errors import (
         ActorDied,
@@ -115,6 +117,7 @@ __all__ = [
     "Hold",
     "InitializerFailed",
     "Lock",
+    "LostItem",
     "MailboxFull",
     "MainGuardMissing",
     "MemoryLimitExceeded",
@@ -129,7 +132,9 @@ __all__ = [
     "PoolView",
     "Process",
     "ProcessDied",
+    "Queue",
     "QueueClosed",
+    "QueueStatistics",
     "RLock",
     "RemoteError",
     "RemoteTraceback",
@@ -185,6 +190,9 @@ _HOMES = {
     "PoolView": "shoal._pool.executor",
     "Process": "shoal._process.facade",
     "RLock": "shoal._sync.lock",
+    "LostItem": "shoal._sync.queue_snapshots",
+    "Queue": "shoal._sync.queue",
+    "QueueStatistics": "shoal._sync.queue_snapshots",
     "Semaphore": "shoal._sync.semaphore",
     "Shared": "shoal._memory.shared",
     "SharedArray": "shoal._memory.arrays",
