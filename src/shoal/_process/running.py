@@ -216,5 +216,7 @@ def _nothing() -> None:
 def _unpacked(payload: Any, buffers: list[Any], what: str) -> tuple[Any, BaseException | None]:
     try:
         return codec.unpack(payload, buffers), None
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # what it raises, SystemExit included, is that value's failure
         return None, unreadable_value(what, error)
