@@ -88,16 +88,19 @@ def test_each_death_is_told_as_what_it_is(stage, manner, error, exitcode, start_
         return  # a fork inherits it
     process = play(stage, manner, start_method)
     process.start()
-    try:
-        value = process.result(HANG_LIMIT_S)
-    except Exception as caught:
-        assert type(caught) is error, caught
-    else:
-        assert error is None, value
+    caught = _error_of(process)
+    assert type(caught) is (error or type(None)), caught
     assert process.exitcode == exitcode or exitcode is None
     assert (process.obituary is None) == (process.exitcode == 0 and error is not ProcessDied)
     if error is ProcessDied and (process.exitcode or 0) < 0:
         assert process.obituary.signal == signal.Signals(-process.exitcode).name
+
+
+def _error_of(process):
+    try:
+        process.result(HANG_LIMIT_S)
+    except Exception as error:
+        return error
 
 
 def test_a_stopped_process_is_killed_all_the_same(start_method):
