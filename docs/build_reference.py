@@ -36,6 +36,11 @@ SECTIONS: list[tuple[str, list[str], str]] = [
     ("Pools", ["Pool", "PoolView"], ""),
     ("Futures", ["Future"], ""),
     (
+        "Processes",
+        ["Process", "current_process", "active_children"],
+        "What they are for: [processes of your own](guides/processes.md).",
+    ),
+    (
         "Shared memory",
         ["share", "Shared", "empty", "zeros", "full", "array", "SharedArray"],
         "What it is for: [large data](guides/large-data.md). The arrays need numpy.",

@@ -377,18 +377,21 @@ class Hub:
     def _serve(self) -> None:
         _oom_watch()  # here, beside the start that waits for its process
         while not self._may_end():
-            events = self.poller.poll(self._timers.wait_s())
-            with self.lock:
-                for fd, what in events:
-                    handler = self.poller.handler(fd)
-                    if handler is not None:
-                        _guarded(handler, what)
-                for action in self._timers.take_due():
-                    _guarded(action)
-                self._look_at_memory()
-            while self._later:
-                _guarded(self._later.popleft())
+            self._deal_with(self.poller.poll(self._timers.wait_s()))
         self._close()
+
+    def _deal_with(self, events: list[tuple[int, int]]) -> None:
+        """Do what is due. Not in `_serve`, whose variables would hold on to what is done while it sleeps."""
+        with self.lock:
+            for fd, what in events:
+                handler = self.poller.handler(fd)
+                if handler is not None:
+                    _guarded(handler, what)
+            for action in self._timers.take_due():
+                _guarded(action)
+            self._look_at_memory()
+        while self._later:
+            _guarded(self._later.popleft())
 
     def _may_end(self) -> bool:
         """End if there is nothing left to watch (H2)."""
@@ -409,6 +412,7 @@ class Hub:
         if self._arena is not None:
             self._arena.close()
         self.poller.close()
+        self._timers = Timers()  # what is in them would keep us, and be kept by us
 
     def abandon(self) -> None:
         """In a forked child: own nothing (H3). Takes no lock: its holder may not exist here."""
