@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,14 +113,21 @@ def rows(text: str) -> list[dict[str, Any]]:
 class Terminal:
     """A command on a terminal of its own; everything it draws is kept."""
 
-    def __init__(self, folder: Path, *words: object, columns: int = 80, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *words: object,
+        command: Sequence[str] = COMMAND,
+        columns: int = 80,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.text = ""
         self._grew = threading.Condition()
         self.pid, self._screen = pty.fork()
         if self.pid == 0:
             os.chdir(folder)
             changes = {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "24"} | (env or {})
-            os.execve(sys.executable, [*COMMAND, *map(str, words)], environment(**changes))
+            os.execve(sys.executable, [*command, *map(str, words)], environment(**changes))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
