@@ -36,17 +36,25 @@ _CELL_BYTES: Final = 2 * MUTEX_BYTES + 8 * _WORDS
 Held = dict[int, cells.Cell]
 
 
+#: By the word of each thread of this process (L3): what it is in ends before the kernel lets go of what it held.
+_threads: dict[int, Held] = {}
+
+
 class _Local(threading.local):
     """`state` of the current thread: what it holds, and its word. A pair, because one look is quicker than two."""
 
     def __init__(self) -> None:
         self.state: tuple[Held, int] = ({}, this_thread())
-        _threads.append(self.state)
-        _threads[:] = [one for one in _threads if one is self.state or thread_lives(one[1])]
+        _forget_the_ended()
+        _threads[self.state[1]] = self.state[0]
 
 
-#: The states of all threads (L3): a thread's own end before the kernel lets go of what it held.
-_threads: list[tuple[Held, int]] = []
+def _forget_the_ended() -> None:
+    for word in list(_threads):
+        if not thread_lives(word):
+            _threads.pop(word, None)
+
+
 _local = _Local()
 
 
@@ -236,7 +244,9 @@ class BaseLock:
             return NoHold(self._cell, words, self._mutex)
         dead = 0 if self._mutex in held else words[OWNER]
         hold = Hold(self._cell, words, self._mutex, thread_pid(dead)) if dead else self._hold
-        words[ABANDONED] += bool(dead)
+        if dead:
+            words[ABANDONED] += 1
+            _forget_the_ended()  # perhaps it was a thread of ours
         words[DEPTH] = 0
         held[self._mutex] = self._cell
         words[OWNER] = me
