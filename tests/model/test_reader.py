@@ -43,18 +43,30 @@ class Poller:
 
     def __init__(self, scene):
         self._scene = scene
-        self.readable = self._nudged = self._masked = False
+        self.readable = self._nudged = self._masked = self.resting = False
 
     def wake(self):
         self.readable = True
+        if self.resting:
+            self._nudged = True
 
     def nudge(self):
         self._nudged = True
 
     def mask(self):
-        self._masked = True
+        if not self.resting:
+            self._masked = True
 
     def unmask(self):
+        if not self.resting:
+            self._masked = False
+
+    def rest(self):
+        self.resting = True
+        self._masked = True
+
+    def stir(self):
+        self.resting = False
         self._masked = False
 
     def close(self):
@@ -114,12 +126,15 @@ class Scene:
         self.pumping = 0
         self.to_do = []
         self.due = self.fired_at = None
+        self.arrived = self.taken_in = None
 
     # --- what the engine does -------------------------------------------------------------------
 
     def pump(self, timeout, shield=None):
         self.pumping += 1
         assert self.pumping == 1, "W1"
+        if self.poller.readable and self.arrived is not None and self.taken_in is None:
+            self.taken_in = self.clock.now
         self.poller.readable = False
         with self.lock:
             if self.to_do:
@@ -144,6 +159,7 @@ class Scene:
         """Nothing will ever happen again."""
         assert self.due is None, "asleep for good, with something due"
         assert not self.dispatcher.waiting, "asleep for good beside work that nobody hands out"
+        assert not self.poller.readable, "asleep for good beside what nobody reads"
         self.reader.closed.set()
 
     # --- callers --------------------------------------------------------------------------------
@@ -167,6 +183,23 @@ class Scene:
                     self.dispatcher.waiting = 0
             self.reader.submitted()
         self.callers -= 1
+
+    def read_quickly(self, turns):
+        """As a caller who waits for one result after the other; the last one is for nobody who waits."""
+        for _ in range(turns):
+            self.poller.readable = True
+            while self.poller.readable:
+                if not self.reader.lead(lambda: not self.poller.readable, None):
+                    self.reader._role.follow(lambda: not self.poller.readable, Condition(), None)
+        self.reader._role.pass_on()
+        self.poller.readable = True
+        self.arrived = self.clock.now
+        self.callers -= 1
+
+    def check_arrival(self):
+        assert self.taken_in is not None, "what arrived last is never read"
+        late_s = self.taken_in - self.arrived
+        assert late_s <= 2 * reader_module._STEP_IN_S, f"read {late_s:g} s late"
 
     def check_timer(self):
         assert self.fired_at is not None, "the timer is lost"
@@ -249,3 +282,48 @@ def test_the_search_finds_a_burst_that_ends_without_a_look_at_the_work(monkeypat
     monkeypatch.setattr(Reader, "_leave_work", lambda self: None)
     with pytest.raises(AssertionError, match="nobody hands out"):
         interleavings(submitting(monkeypatch, 0), FILES, preemptions=2, fine=False)
+
+
+def quick_turns(monkeypatch, turns):
+    """One waits for a result again and again; then one arrives that nobody waits for."""
+
+    def make():
+        scene = Scene(monkeypatch, 1)
+        return [lambda: scene.read_quickly(turns), scene.reader._background], scene.check_arrival
+
+    return make
+
+
+def rests(monkeypatch):
+    """Return a list that tells of each search so far whether the background thread rested in it."""
+    seen = []
+    real = Reader._rest
+
+    def rest(reader):
+        seen.append(reader)
+        real(reader)
+
+    monkeypatch.setattr(Reader, "_rest", rest)
+    return seen
+
+
+@pytest.mark.parametrize(("turns", "preemptions"), [(1, 2), (4, 1), (8, 1)])
+def test_what_arrives_after_quick_turns_is_read_soon(monkeypatch, turns, preemptions):
+    rested = rests(monkeypatch)
+    assert interleavings(quick_turns(monkeypatch, turns), FILES, preemptions=preemptions, fine=False) > 50
+    assert rested or turns < reader_module._QUICK_TURNS
+
+
+def test_work_left_behind_by_quick_turns_is_handed_out(monkeypatch):
+    def make():
+        scene = Scene(monkeypatch, 2)
+        bodies = [lambda: scene.read_quickly(5), lambda: scene.submit(3)]
+        return [*bodies, scene.reader._background], scene.check_work
+
+    assert interleavings(make, FILES, fine=False) > 50
+
+
+def test_the_search_finds_a_rest_without_an_end(monkeypatch):
+    monkeypatch.setattr(reader_module, "_sooner", lambda look, timer: timer)
+    with pytest.raises(AssertionError, match="beside what nobody reads"):
+        interleavings(quick_turns(monkeypatch, 5), FILES, fine=False)

@@ -5,6 +5,9 @@ background thread sleeps on. A caller that reads for itself masks the inner one 
 thread sleeps on; unmasking it costs one system call and loses nothing, because both are level-triggered.
 Owner: the engine.
 
+While the background thread rests, the inner one stays masked between the turns of callers that come and go; what `wake`
+tells then reaches the background thread by a nudge.
+
 Rejected
     hand-over by a lock or condition   the background thread would have to wake up to give way: 25 µs and more
     one epoll for both                 every result would wake the background thread as well
@@ -27,9 +30,11 @@ class Poller:
         """Raises OSError when descriptors are short; nothing stays open then."""
         self._handlers: dict[int, Handler] = {}
         self._wake = self._nudge = -1
+        self.resting = False
         self._inner = select.epoll()
-        self._outer = select.epoll()
+        self._outer = self._inner  # until it is there
         try:
+            self._outer = select.epoll()
             self._outer.register(self._inner.fileno(), select.EPOLLIN)
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self.add(self._wake, self._woken)
@@ -72,17 +77,33 @@ class Poller:
             os.eventfd_write(self._nudge, 1)
 
     def mask(self) -> None:
-        with contextlib.suppress(ValueError):  # closed meanwhile
-            self._outer.modify(self._inner.fileno(), 0)
+        if not self.resting:
+            self._watch(0)
 
     def unmask(self) -> None:
+        if not self.resting:
+            self._watch(select.EPOLLIN)
+
+    def rest(self) -> None:
+        """Stay masked whoever unmasks. One that was just about to may still do so: call it again. The background thread only."""
+        self.resting = True  # first: what `wake` tells from here on is told by a nudge, too
+        self._watch(0)
+
+    def stir(self) -> None:
+        """End the rest, unmasked. The background thread only."""
+        self.resting = False
+        self._watch(select.EPOLLIN)
+
+    def _watch(self, events: int) -> None:
         with contextlib.suppress(ValueError):  # closed meanwhile
-            self._outer.modify(self._inner.fileno(), select.EPOLLIN)
+            self._outer.modify(self._inner.fileno(), events)
 
     def wake(self) -> None:
         """Make whoever polls come back. Safe anywhere, a finalizer included."""
         with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
             os.eventfd_write(self._wake, 1)
+            if self.resting:
+                os.eventfd_write(self._nudge, 1)
 
     def _woken(self, _events: int) -> None:
         with contextlib.suppress(OSError):

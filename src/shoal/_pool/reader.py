@@ -9,6 +9,8 @@ Invariants
     W2  After `bursting` has become false somebody pumps, so what was not handed out in the burst is.
     W3  While the background thread sleeps, either nothing is due, or it wakes when it is, or somebody else counts: whoever
         leaves with something due wakes it if it would sleep longer.
+    W4  While the background thread rests, because callers come and go so quickly that each of them would wake it, it looks
+        every `_STEP_IN_S`, and rests on only if they still do: what arrives when they have gone waits no longer than that.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ SPIN_S = 50e-6
 #: reads in short turns need not wake it then (W3). After the last it sleeps until it is woken.
 _STEP_IN_S = 0.01
 _STEP_IN_LATEST_S = 1.0
+#: So many turns of callers within `_STEP_IN_S` are quick: a worker may answer one before it has masked what it reads.
+_QUICK_TURNS = 3
 #: What it leaves alone when it was woken for what another thread is about to read.
 _GIVE_WAY_S = 50e-6
 
@@ -74,6 +78,8 @@ class Reader:
         self._submitted = 0.0  # when the last task was submitted
         self._read = 0.0  # when somebody last read
         self._leads = 0  # how many times a caller has begun to read
+        self._seen = 0  # `_leads` as it was when the background thread began to count
+        self._count_until = 0.0  # when it begins anew, by `time.monotonic`
         self.bursting = False  # tasks are submitted one after the other, and whoever does so reads
         # Weak, so that it goes in the thread itself, not when the collector finds us: see `program` for why.
         self._thread: Callable[[], threading.Thread | None] = lambda: None
@@ -233,6 +239,8 @@ class Reader:
                     self.bursting = False
                     core.poller.unmask()
                     self._leave_work()
+            elif core.poller.resting:
+                self._rest()
             elif self._role.taken:
                 if leads != self._leads:  # they come and go: looking often costs less than being woken by each
                     leads, pause_s = self._leads, _STEP_IN_S
@@ -240,11 +248,15 @@ class Reader:
                 early = self._nap(lambda s=pause_s: s if self._role.taken else 0.0)  # type: ignore[misc]
                 if early and self._role.taken:  # whoever reads has yet to mask what there is, and may wait for the GIL
                     time.sleep(_GIVE_WAY_S)
+                    if self._turns_are_quick():
+                        core.poller.rest()
                 pause_s = 2 * pause_s if pause_s and pause_s < _STEP_IN_LATEST_S else None
             else:
                 pause_s = _STEP_IN_S
                 self._nap(core.timers.wait_s)
-                if not self._in_burst_now() and self._role.take():
+                if self._turns_are_quick():
+                    core.poller.rest()
+                elif not self._in_burst_now() and self._role.take():
                     try:
                         if not self.closed.is_set():
                             self._pump(0.0)
@@ -256,6 +268,30 @@ class Reader:
         self._role.leave()
         self._on_end()
         self._callbacks.end()
+
+    def _turns_are_quick(self) -> bool:
+        """Count the turns of callers, anew every `_STEP_IN_S`, and say whether there were many."""
+        now, turns = time.monotonic(), self._leads - self._seen
+        if now < self._count_until and turns < _QUICK_TURNS:
+            return False
+        long_ago = now > self._count_until + _STEP_IN_S
+        self._seen, self._count_until = self._leads, now + _STEP_IN_S
+        return turns >= _QUICK_TURNS and not long_ago
+
+    def _rest(self) -> None:
+        """Sleep while callers come and go, unless one of them wants this thread; look now and then whether they do (W4)."""
+        poller, timers = self._core.poller, self._core.timers
+        poller.rest()  # again: who was just leaving may have unmasked it
+        until = self._count_until
+        self._nap(lambda: _sooner(max(0.0, until - time.monotonic()), timers.wait_s()))
+        if self._role.take():
+            try:
+                if not self.closed.is_set():
+                    self._pump(0.0)
+            finally:
+                self._role.leave()
+        if time.monotonic() >= until and not self._turns_are_quick():
+            poller.stir()
 
     def _nap(self, seconds: Callable[[], float | None]) -> bool:
         """Sleep until there is something to read and nobody reads it, or a nudge, or so many seconds passed; False if those."""
@@ -275,3 +311,7 @@ class Reader:
 
 def _left(limit: float | None) -> float | None:
     return None if limit is None else max(0.0, limit - time.monotonic())
+
+
+def _sooner(one: float, other: float | None) -> float:
+    return one if other is None else min(one, other)
