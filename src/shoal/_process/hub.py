@@ -34,7 +34,7 @@ from shoal._pool.failures import start_error, start_refused
 from shoal._pool.poller import Poller
 from shoal._pool.timers import Timers
 from shoal._pool.worker import WorkerHandle
-from shoal._process.running import Handler, Running
+from shoal._process.running import Handler, Parcel, Running
 from shoal._settings import StartMethod
 from shoal._wire import messages as m
 
@@ -239,11 +239,11 @@ class Hub:
             send, running.send_by_value = running.send_by_value, None
             self._later.append(send or (lambda: running.link.send((m.BOOT, None))))
         elif kind == m.SAID_READY:
-            running.said_ready = message, buffers
+            running.said_ready = Parcel(message, buffers)
             running.stirred = time.monotonic()
             self._later.append(lambda: _notify(running))
         elif kind in (m.RETURNED, m.RAISED):
-            running.outcome = message, buffers
+            running.outcome = Parcel(message, buffers)
         elif running.on_message is not None:
             self._later.append(partial(running.on_message, message, buffers))
         else:

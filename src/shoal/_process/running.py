@@ -6,11 +6,14 @@ Invariants
     R1  `known` is set once: the process exists, or `refusal` says why not. `ended` is set once, after everything else here has
         its last value and every descriptor but the sentinel is closed.
     R2  What is not in here does not keep the process's memory alive: outcome and readiness are unpickled by whoever asks.
+    R3  Nothing here keeps an error that was raised: its traceback keeps whoever asked, and so this, until the garbage collector
+        comes by.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
 import threading
 import time
@@ -30,7 +33,7 @@ from shoal._wire.messages import Message
 if TYPE_CHECKING:
     from shoal._pool.launcher import Launcher
     from shoal._process.hub import Hub
-    from shoal.errors import Obituary
+    from shoal.errors import Obituary, ShoalError
 
 #: What `multiprocessing` says of a process whose end cannot be learned.
 UNKNOWN_EXIT = 255
@@ -56,6 +59,41 @@ class Sentinel:
     __del__ = close
 
 
+class Parcel:
+    """Something a process said, opened by whoever asks for it first. Any thread."""
+
+    def __init__(self, message: Message, buffers: list[Any]) -> None:
+        self.message = message
+        self._buffers = buffers
+        self._opening = threading.RLock()  # held while code of the user runs, which may ask again
+        self._opened = False
+        self._value: Any = None
+        self._failure: ShoalError | None = None
+
+    def value(self, what: str, after: Callable[[], None]) -> Any:
+        """Return it; `after` is called when it has been opened. Raises RemoteError if it cannot be rebuilt here."""
+        with self._opening:
+            if not self._opened:
+                self._open(what)
+                after()
+        if self._failure is not None:
+            error = copy.copy(self._failure)  # R3
+            error.__cause__ = self._failure.__cause__
+            raise error
+        return self._value
+
+    def _open(self, what: str) -> None:
+        try:
+            self._value = codec.unpack(self.message[1], self._buffers)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what it raises, SystemExit included, is that value's failure
+            self._failure = unreadable_value(what, error)
+            error.__traceback__ = None  # it is in the failure's text, and holds on to all that is here
+        self._opened = True
+        self.message, self._buffers = self.message[:1], []  # what they hold may be large
+
+
 class Running:
     """One process, from the moment it is asked for."""
 
@@ -76,16 +114,13 @@ class Running:
         self.alive = True  # until its end was seen; it is told how it ended a moment later
         self.booted = False
         self.stirred = 0.0  # when it last went from one stage to the next
-        self.said_ready: Received | None = None
-        self.outcome: Received | None = None
+        self.said_ready: Parcel | None = None
+        self.outcome: Parcel | None = None
         self.exitcode: int | None = None
         self.obituary: Obituary | None = None
         self.on_message: Handler | None = None
         self.unheard: list[Received] = []  # what came before there was a handler
         self.at_end: list[Callable[[], object]] = []
-        self._unpacking = threading.RLock()  # held while code of the user runs, which may ask again
-        self._result: tuple[Any, BaseException | None] | None = None
-        self._ready: tuple[Any, BaseException | None] | None = None
         #: Sends the object again, by value; for as long as the process may ask for that.
         self.send_by_value: Callable[[], None] | None = None
 
@@ -129,41 +164,22 @@ class Running:
 
     def result(self, name: str) -> Any:
         """Return what `run` returned, or raise what it raised; see `Process.result`. It has ended."""
-        with self._unpacking:
-            if self._result is None:
-                self._result = self._unpack_outcome(name)
-                self.outcome = None  # what it holds may be large
-                self._forget_shared()
-        value, error = self._result
-        if error is not None:
-            raise error
-        return value
-
-    def _unpack_outcome(self, name: str) -> tuple[Any, BaseException | None]:
         if self.outcome is None:
             from shoal.errors import ProcessDied
 
             assert self.obituary is not None
-            return None, ProcessDied(name=name, obituary=self.obituary)
-        (kind, payload, _), buffers = self.outcome
-        if kind == m.RAISED:
-            error = remote.rebuild(payload)
+            raise ProcessDied(name=name, obituary=self.obituary)
+        if self.outcome.message[0] == m.RAISED:
+            error = remote.rebuild(self.outcome.message[1])  # a new one each time: see R3
             if type(error).__name__ == "MainGuardMissing":  # it says itself where and why
                 error.__cause__ = None
-            return None, error
-        return _unpacked(payload, buffers, f"the result of {name}")
+            raise error
+        return self.outcome.value(f"the result of {name}", self._forget_shared)
 
     def ready_value(self, name: str) -> Any:
         """Return what `ready` was given. It was called."""
-        with self._unpacking:
-            if self._ready is None and self.said_ready is not None:
-                (_, payload), buffers = self.said_ready
-                self._ready = _unpacked(payload, buffers, f"what is ready in {name}")
-                self._forget_shared()
-        value, error = self._ready or (None, None)
-        if error is not None:
-            raise error
-        return value
+        assert self.said_ready is not None
+        return self.said_ready.value(f"what is ready in {name}", self._forget_shared)
 
     def _forget_shared(self) -> None:
         """Drop what was just made of shared segments that it had let go of before: it will not say so again."""
@@ -175,7 +191,6 @@ class Running:
     def forget(self) -> None:
         """Let go of everything. It has ended."""
         self.outcome = self.said_ready = None
-        self._result = self._ready = None
         if self.sentinel is not None:
             self.sentinel.close()
 
@@ -184,7 +199,7 @@ class Running:
     def close(self, oom: autopsy.OomWatch) -> None:
         """Learn how it ended, then close what it leaves (R1)."""
         status = self.handle.status
-        reported = self.outcome[0][2] if self.outcome is not None else None
+        reported = self.outcome.message[2] if self.outcome is not None else None
         if status is not None and status.signal is not None:
             self.exitcode = -status.signal
         elif status is not None and status.code is not None:
@@ -202,7 +217,6 @@ class Running:
         self.handle.pidfd = None
         self.handle.abandon(keep_theirs=becomes_us)
         self.link.after_fork()
-        self._unpacking = threading.RLock()
         self.at_end.clear()
         self.on_message = self.send_by_value = None
         if self.sentinel is not None:
@@ -211,12 +225,3 @@ class Running:
 
 def _nothing() -> None:
     return None
-
-
-def _unpacked(payload: Any, buffers: list[Any], what: str) -> tuple[Any, BaseException | None]:
-    try:
-        return codec.unpack(payload, buffers), None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # what it raises, SystemExit included, is that value's failure
-        return None, unreadable_value(what, error)
