@@ -105,9 +105,8 @@ class Call:
         what = (codec.ARGUMENTS, _Named(method))
         self.payload = codec.pack((args, kwargs), self.buffers, what, main_is_lost=lost)
         # For the words of an error; what is large is not kept for that.
-        light = all(type(value) in _LIGHT for value in (*args, *kwargs.values()))
-        self.args: tuple[Any, ...] = args if light else tuple(_Said(type(value).__name__) for value in args)
-        self.kwargs = kwargs if light else {name: _Said(type(value).__name__) for name, value in kwargs.items()}
+        self.args = args if _LIGHT.issuperset(map(type, args)) else tuple(map(_said, args))
+        self.kwargs = kwargs and {name: _said(value) for name, value in kwargs.items()}
 
     def __str__(self) -> str:
         return describe_call(self.method, self.args, self.kwargs)
@@ -124,6 +123,10 @@ class Call:
 
 
 _LIGHT = frozenset({int, float, bool, type(None), str})
+
+
+def _said(value: Any) -> Any:
+    return value if type(value) in _LIGHT else _Said(type(value).__name__)
 
 
 class _Said:

@@ -205,8 +205,7 @@ class Actor:
     def pid(self) -> int | None:
         """Its process id, in the process that started it; another one after a restart."""
         keeper = self._own()
-        process = keeper.process if keeper is not None else None
-        return process.pid if process is not None else None
+        return keeper.pid if keeper is not None else None
 
     @property
     def is_alive(self) -> bool:

@@ -110,9 +110,11 @@ class Keeper:
         process._actor_address = self.target.address
         process._actor_door = wire.new_address()
         process._actor_last = begin.last.obituary if begin.last is not None else None
-        run = ActorRun(self, process, begin)
+        return ActorRun(self, process, begin)
+
+    def began(self, run: ActorRun) -> None:
+        """A process exists."""
         self._current = run
-        return run
 
     def admit(self, door: bytes) -> None:
         """Give a run that is ready the listening socket. Raises OSError: it is gone."""
@@ -130,9 +132,9 @@ class Keeper:
                 _keepers.pop(self.target.address, None)
 
     @property
-    def process(self) -> ActorProcess | None:
-        """The process of the run there is, or was."""
-        return self._current.process if self._current is not None else None
+    def pid(self) -> int | None:
+        """Process id of the run there is."""
+        return self._current.pid if self._current is not None else None
 
     @property
     def may_serve(self) -> bool:
@@ -159,6 +161,7 @@ class Keeper:
     def exited(self, run: int, how: Exit) -> None:
         """A run has ended."""
         with self._guard:
+            self._current = None
             self._exits[run] = how
             self._exits.pop(run - _KEPT_EXITS, None)
             self._told = run
@@ -186,10 +189,12 @@ class ActorRun:
     """One run of an actor."""
 
     def __init__(self, keeper: Keeper, process: ActorProcess, begin: Begin) -> None:
-        self.process = process
         self._keeper = keeper
         self._begin = begin
+        self._process: ActorProcess | None = process  # until it has ended: it keeps descriptors
+        self._starting: ActorProcess | None = process  # until it was waited for
         process.start()
+        keeper.began(self)
         process._on_exit(self._exited)
 
     @property
@@ -200,24 +205,33 @@ class ActorRun:
     @property
     def pid(self) -> int | None:
         """Process id."""
-        return self.process.pid
+        process = self._process
+        return process.pid if process is not None else None
 
     def wait_ready(self, timeout: float | None) -> None:
         """Return when the instance is made and callers are being served."""
-        self.process.wait_ready(timeout)
-        self._keeper.admit(self.process._actor_door)
+        process, self._starting = self._starting, None
+        assert process is not None
+        process.wait_ready(timeout)
+        self._keeper.admit(process._actor_door)
 
     def ask(self) -> None:
         """Ask it to end when what was sent to it is done."""
-        self._keeper.ask(self.process, self._begin.run)
+        process = self._process
+        if process is not None:
+            self._keeper.ask(process, self._begin.run)
 
     def kill(self) -> None:
         """End it at once."""
-        self.process._kill("it was killed by its supervisor")
+        process = self._process
+        if process is not None:
+            process._kill("it was killed by its supervisor")
 
     def _exited(self) -> None:
-        code = self.process.exitcode
-        obituary = self.process.obituary if code != 0 else None
+        process, self._process = self._process, None
+        assert process is not None
+        code = process.exitcode
+        obituary = process.obituary if code != 0 else None
         how = Exit(code == 0, obituary.cause if obituary is not None else f"exited with code {code}", obituary)
         self._keeper.exited(self._begin.run, how)
         self._begin.on_exit(how)
