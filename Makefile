@@ -23,12 +23,13 @@ group = import sys, tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['
 # Interpreters other than the one in .venv, as X.Y.
 others = .ci/pythons | cut -d' ' -f1 | grep -vx "$$($(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])')" || true
 
-.PHONY: help venv demo test test-main test-others lint format types bench bench-quick docs stress clean
+.PHONY: help venv demo article test test-main test-others lint format types bench bench-quick docs stress clean
 
 help:
 	@printf '%s\n' \
 	  'make demo         run the main job on this machine: code statistics of the Python standard library' \
-	  'make test         lint, types, every test; then the quick tests on every other Python found here' \
+	  'make article      what is said of processes, in seven chapters, measured on this machine' \
+  'make test         lint, types, every test; then the quick tests on every other Python found here' \
 	  'make test-main    every test on the Python of .venv only (ARGS="-k name" for some)' \
 	  'make lint         ruff and mypy        make format   let ruff repair what it can' \
 	  'make bench        benchmarks beside other libraries        make bench-quick   two minutes of them' \
@@ -88,6 +89,9 @@ venv: $(VENV)/.test-group
 
 demo: $(VENV)/.shoal
 	@$(PY) -m examples.codestats.demo $(ARGS)
+
+article: $(VENV)/.test-group
+	@$(PY) -m examples.article $(ARGS)
 
 # --- checks -------------------------------------------------------------------------------------
 

@@ -251,7 +251,7 @@ NOTES = """\
 - faster-fifo's queue has a size in bytes: its default for small items, 64 MB for arrays. The other queues are as they are made
   without arguments.
 - Ray's queue is an actor, a process that every put and get asks; it is slow to start, takes part in the first round only, and passes
-  a fiftieth of the items.
+  a small part of the items.
 - Targets are multiples of `multiprocessing`'s figure, whoever is best.
 """
 
@@ -281,7 +281,8 @@ SUITE = Suite(
             "queue",
             "benchmarks.sync:queue",
             rows=_queue_rows("queue", "small items", THREE_TIMES),
-            full={"items": 100_000, "slow": 50},
+            full={"items": 100_000, "slow": 100},
+            limit_s=120.0,
             quick={"items": 10_000, "slow": 20},
         ),
         Case(
@@ -289,6 +290,7 @@ SUITE = Suite(
             "benchmarks.sync:large",
             rows=_queue_rows("large", "arrays of 1 MB", FIVE_TIMES, "copy"),
             full={"items": 1_000, "slow": 5},
+            limit_s=120.0,
             quick={"items": 100, "slow": 5},
         ),
         Case(

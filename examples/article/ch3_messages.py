@@ -55,8 +55,8 @@ class QueueLine:
     """A queue for each direction."""
 
     def __init__(self, out: Any = None, back: Any = None) -> None:
-        self._out = out or shoal.Queue()
-        self._back = back or shoal.Queue()
+        self._out = shoal.Queue() if out is None else out
+        self._back = shoal.Queue() if back is None else back
 
     def send(self, message: bytes) -> None:
         self._out.put(message, timeout=HANG_LIMIT_S)
@@ -74,8 +74,8 @@ class ChannelLine:
     """A channel for each direction."""
 
     def __init__(self, out: Any = None, back: Any = None) -> None:
-        self._out = out or shoal.Channel(bytes)
-        self._back = back or shoal.Channel(bytes)
+        self._out = shoal.Channel(bytes) if out is None else out
+        self._back = shoal.Channel(bytes) if back is None else back
 
     def send(self, message: bytes) -> None:
         self._out.send(message, timeout=HANG_LIMIT_S)

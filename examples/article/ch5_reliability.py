@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import ctypes
+import faulthandler
 import multiprocessing
 import time
 import warnings
@@ -50,7 +51,7 @@ def with_executor(numbers: list[int]) -> list[Any]:
     context = multiprocessing.get_context("fork")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that a program with threads forks
-        with concurrent.futures.ProcessPoolExecutor(WORKERS, mp_context=context) as pool:
+        with concurrent.futures.ProcessPoolExecutor(WORKERS, context, faulthandler.disable) as pool:
             futures = []
             for number in numbers:
                 try:
