@@ -183,6 +183,19 @@ def key_of_multiprocessing():
     return bytes(multiprocessing.current_process().authkey)
 
 
+def close_everything():
+    os.closerange(3, 1024)
+    time.sleep(0.05)  # the watcher looks meanwhile
+    return "lost"
+
+
+def fork_and_let_both_return():
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+    return "parent" if pid else "child"
+
+
 def drop_then_wait(holder):
     holder.clear()
     wait_ready_forever()

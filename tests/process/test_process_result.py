@@ -155,6 +155,19 @@ def test_memory_under_way_comes_back_when_the_process_lets_go_of_it(start):
     process.kill()
 
 
+@pytest.mark.start_methods("forkserver")
+def test_a_process_that_closes_its_descriptors_runs_on_but_cannot_tell_its_result(start):
+    process = start(target=t.close_everything)
+    with pytest.raises(ProcessDied, match="exited with code 0"):
+        process.result()
+    assert process.exitcode == 0
+
+
+@pytest.mark.start_methods("forkserver")
+def test_a_fork_within_run_says_nothing_in_its_name(start):
+    assert start(target=t.fork_and_let_both_return).result() == "parent"
+
+
 def test_arguments_are_those_of_the_start(make):
     """What is changed after `start` does not reach the process."""
     given = [1]

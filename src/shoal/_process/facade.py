@@ -3,7 +3,8 @@
 Role: what the user subclasses, starts and waits for; in the child, the object that runs. Owner: the user. Safe from any
 thread, but for `start`, which one thread calls.
 
-Imported by every child that unpickles such an object, so it imports little; what starts processes is imported by `start`.
+Imported by every child that unpickles such an object, so it imports little; what makes and starts processes is imported by
+`__init__` and `start`.
 
 Invariants
     P1  Until it is started an object is plain data, so it pickles; from then on `_shoal_run` is what this program knows of it.
@@ -19,13 +20,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal._os.interpreter import unguarded_import
-from shoal._settings import StartMethod, check_timeout, start_method_or_default
 
 if TYPE_CHECKING:
     from shoal._process.running import Handler, Running
+    from shoal._settings import StartMethod
     from shoal._wire.link import Link
     from shoal._worker.solo import Solo
     from shoal.errors import Obituary
@@ -78,6 +80,8 @@ class Process:
         capture: bool = False,
     ) -> None:
         assert group is None, "group argument must be None for now"
+        from shoal._settings import start_method_or_default
+
         maker = _here.current
         self._identity: tuple[int, ...] = (*maker._identity, next(_here.numbers))
         self._parent_pid: int | None = os.getpid()
@@ -118,8 +122,9 @@ class Process:
             launcher.warm_up(self._shoal_method)  # first: it starts beside what is imported here next
         from shoal._process.starting import start
 
-        self._shoal_run = start(self)
-        _here.children[id(self)] = self
+        running = self._shoal_run = start(self)
+        _here.children[running] = self
+        self._on_exit(partial(_here.children.pop, running, None))
         # What it holds may be large, or hold the object in turn.
         del self._target, self._args, self._kwargs
 
@@ -143,8 +148,7 @@ class Process:
     def join(self, timeout: float | None = None) -> None:
         """Wait until the process has ended, or `timeout` seconds have passed."""
         running = self._started("join")
-        if running.ended.wait(None if timeout is None else max(0.0, timeout)):
-            _here.children.pop(id(self), None)
+        running.ended.wait(_seconds(timeout))
 
     def is_alive(self) -> bool:
         """Whether the process runs: from `start` until it has ended."""
@@ -162,8 +166,6 @@ class Process:
             # The end is about to be told; a handler on the very thread that tells it must not wait for it.
             if threading.current_thread().name != "shoal-hub":
                 running.ended.wait(_BURIAL_S)
-        if running.ended.is_set():
-            _here.children.pop(id(self), None)
         return running.ended.is_set()
 
     def result(self, timeout: float | None = None) -> Any:
@@ -179,9 +181,8 @@ class Process:
             NotPicklable: What `run` returned cannot be sent.
         """
         running = self._started("have the result of")
-        if not running.ended.wait(check_timeout("timeout", timeout) if timeout != 0 else 0):
+        if not running.ended.wait(_seconds(timeout)):
             raise TimeoutError(f"{self._name} has not ended within {timeout} s")
-        _here.children.pop(id(self), None)
         return running.result(self._name)
 
     def ready(self, value: object = None) -> None:
@@ -197,7 +198,8 @@ class Process:
             RuntimeError: It ended without saying that it is ready. What `run` raised, if it did, is raised as it is.
         """
         running = self._started("wait for")
-        limit = None if timeout is None else time.monotonic() + timeout
+        seconds = _seconds(timeout)
+        limit = None if seconds is None else time.monotonic() + seconds
         with running.heard:
             while running.said_ready is None and not running.ended.is_set():
                 left = None if limit is None else limit - time.monotonic()
@@ -222,14 +224,14 @@ class Process:
             return _here.solo.stopping
         return self._shoal_run.stopping if self._shoal_run is not None else threading.Event()
 
-    def stop(self, grace: float = 5.0) -> bool:
+    def stop(self, grace: float | None = 5.0) -> bool:
         """Ask the process to stop, wait up to `grace` seconds, then kill it and what it started. Blocks until it has ended.
 
         Returns whether it ended by itself.
         """
         running = self._started("stop")
         self._ask_to_stop()
-        if running.ended.wait(max(0.0, grace)):
+        if running.ended.wait(_seconds(grace)):
             return True
         self._kill("it did not stop", ask_where=True)
         running.ended.wait()
@@ -417,6 +419,11 @@ class Process:
         return self.run()
 
 
+def _seconds(timeout: float | None) -> float | None:
+    """Return what to wait for; what is below zero counts as zero, what no clock can count as no limit."""
+    return None if timeout is None or timeout > threading.TIMEOUT_MAX else max(0.0, timeout)
+
+
 def _code_in_words(code: int) -> str:
     import signal
 
@@ -449,7 +456,7 @@ class _Here:
         self.current: Process = _Main()
         self.solo: Solo | None = None
         self.numbers = itertools.count(1)
-        self.children: dict[int, Process] = {}
+        self.children: dict[Running, Process] = {}
 
     def become(self, process: Process, solo: Solo) -> None:
         self.current, self.solo = process, solo
@@ -483,5 +490,4 @@ def current_process() -> Process:
 
 def active_children() -> list[Process]:
     """Return the processes this one has started and that still run. Those that have ended are joined."""
-    started = [(process, process._shoal_run) for process in list(_here.children.values())]
-    return [process for process, running in started if running is not None and not process._ended(running)]
+    return [process for running, process in list(_here.children.items()) if not process._ended(running)]

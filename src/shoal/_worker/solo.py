@@ -58,6 +58,7 @@ class Solo:
     """This process, for the object that runs in it."""
 
     def __init__(self, sock: socket.socket, passing: socket.socket, page: Page) -> None:
+        self.pid = os.getpid()
         self.page = page
         self.stopping = threading.Event()
         self._on_message: Handler | None = None
@@ -122,7 +123,10 @@ class Solo:
         data = self.link.sock.fileno()
         poll.register(data, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            events = poll.poll()
+            if any(what & select.POLLNVAL for _, what in events):
+                return  # the object has closed every descriptor it found, as daemons do: it goes on alone
+            ready = {fd for fd, _ in events}
             if self._taken_over:
                 with contextlib.suppress(KeyError):
                     poll.unregister(data)
@@ -278,6 +282,8 @@ def _print(name: str, error: BaseException) -> None:
 
 
 def _report(solo: Solo, message: m.Message, buffers: Sequence[Any]) -> None:
+    if solo.pid != os.getpid():
+        return  # a fork that `run` has made, and let come up to here
     with contextlib.suppress(OSError):  # the program is gone: nobody to tell
         solo.link.send(message, buffers=buffers)
 
