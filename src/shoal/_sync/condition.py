@@ -119,8 +119,9 @@ class Condition:
         try:
             board.step(note, states.join, identities.me(), board.slots)
             slot = note.slot
-            depth = self._lock._release_all()
+            depth = self._lock._depth()
             try:
+                self._lock._release_all()
                 if slot < 0:
                     return self._wait_in_no_slot(before, deadline)
                 board.sleep(slot, deadline, self._sweep)

@@ -317,15 +317,17 @@ class BaseLock:
         owner = self._words[OWNER]
         return bool(owner) and not thread_lives(owner)
 
-    def _release_all(self) -> int:
-        """Release it however often it is held; returns what `_acquire_all` needs."""
-        depth = int(self._words[DEPTH])
+    def _depth(self) -> int:
+        return int(self._words[DEPTH])
+
+    def _release_all(self) -> None:
+        """Release it however often it is held."""
         self._words[DEPTH] = 0
         self._hold.release()
-        return depth
 
     def _acquire_all(self, depth: int) -> Hold:
-        hold = self.acquire()
+        """Undo `_release_all`, which may have been interrupted; `depth` is that of before."""
+        hold = self._hold if self._is_mine() else self.acquire()
         self._words[DEPTH] = depth
         return hold
 

@@ -1,0 +1,210 @@
+"""Ctrl-C at any point: who is interrupted has either done it or not, and nobody else notices (L4, B4, S1)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import shoal
+from shoal._os import futex
+from shoal._sync import lock as lock_module
+from tests.support import HANG_LIMIT_S, eventually
+from tests.unit.interrupts import Interrupt, interrupted_everywhere
+
+
+@pytest.fixture
+def beside():
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+def is_free(lock):
+    with ThreadPoolExecutor(1) as one:
+        return one.submit(lambda: bool(lock.acquire(False) and (lock.release() or True))).result()
+
+
+@pytest.mark.parametrize("kind", [shoal.Lock, shoal.RLock])
+def test_a_lock_is_held_or_not_wherever_its_caller_is_interrupted(kind):
+    lock = kind()
+
+    def use():
+        with lock:
+            pass
+
+    def check(where):
+        if lock._is_mine():
+            assert where in ("release", "__exit__"), "held, though it was not acquired"
+            lock.release()
+        with lock as hold:
+            assert not hold.abandoned
+        assert is_free(lock)
+
+    assert interrupted_everywhere(use, check) > 2
+
+
+def test_a_lock_that_is_abandoned_stays_so_until_somebody_has_it():
+    lock = shoal.Lock()
+    told = []
+
+    def check(_where):
+        lock.release() if lock._is_mine() else None
+        with lock as hold:
+            told.append(hold.abandoned)
+        abandon()
+
+    def abandon():
+        with ThreadPoolExecutor(1) as one:
+            one.submit(lock.acquire).result()
+        eventually(lambda: not lock.locked(), what="the kernel to put the thread away")
+
+    abandon()
+    assert interrupted_everywhere(lock.acquire, check) > 3
+    assert all(told)
+    lock.release()
+
+
+def test_a_reentrant_lock_is_held_as_often_as_before_wherever_its_caller_is_interrupted():
+    lock = shoal.RLock()
+    lock.acquire()
+
+    def check(_where):
+        assert lock._is_mine()
+        assert lock._words[lock_module.DEPTH] == 0
+
+    def again():
+        with lock:
+            pass
+
+    def settle(where):
+        if where in ("release", "__exit__"):  # interrupted on its way out
+            lock._words[lock_module.DEPTH] = 0
+        check(where)
+
+    assert interrupted_everywhere(again, settle) > 2
+    lock.release()
+    assert is_free(lock)
+
+
+def test_no_permit_is_lost_wherever_acquire_is_interrupted():
+    semaphore = shoal.Semaphore(2)
+
+    def check(_where):
+        assert semaphore.get_value() == 2
+        assert not semaphore._board.read().line
+
+    assert interrupted_everywhere(semaphore.acquire, check) > 5
+    assert semaphore.get_value() == 1
+
+
+def test_no_place_in_the_line_is_left_wherever_a_waiter_is_interrupted():
+    semaphore = shoal.Semaphore(0)
+
+    def check(_where):
+        assert not semaphore._board.read().line
+        assert semaphore.get_value() == 0
+
+    assert interrupted_everywhere(lambda: semaphore.acquire(timeout=0.001), check) > 20
+
+
+def test_a_condition_has_its_lock_again_wherever_its_waiter_is_interrupted():
+    condition = shoal.Condition(shoal.Lock())
+
+    def check(where):
+        if not condition._lock._is_mine():
+            assert where in ("acquire", "_is_mine", "_acquire_all", "_acquire_slowly", "_noted", "_queue", "lock"), (
+                where
+            )
+            condition.acquire()
+        assert not condition._board.read().line
+
+    with condition:
+        assert interrupted_everywhere(lambda: condition.wait(0.001), check) > 20
+    assert is_free(condition)
+
+
+def test_a_barrier_has_nobody_waiting_wherever_one_is_interrupted():
+    barrier = shoal.Barrier(2)
+
+    def check(_where):
+        assert barrier.n_waiting == 0
+        barrier.reset()
+
+    def wait():
+        try:
+            barrier.wait(0.001)
+        except shoal.BrokenBarrierError:
+            barrier.reset()
+
+    assert interrupted_everywhere(wait, check) > 20
+
+
+def test_a_signal_handler_may_set_the_event_its_thread_awaits():
+    event = shoal.Event()
+    before = signal.signal(signal.SIGALRM, lambda *_: event.set())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        assert event.wait(HANG_LIMIT_S)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_step_that_interrupts_a_step_of_its_own_thread_comes_before_it():
+    """B2: as when a signal handler releases the semaphore that its thread is just acquiring."""
+    semaphore = shoal.Semaphore(1)
+    board, done = semaphore._board, []
+    real = board._decoded
+
+    class Nested(type(board)):
+        __slots__ = ()
+
+        def _decoded(self, version):
+            state = real(version)
+            if not done:
+                done.append(1)
+                semaphore.release()
+            return state
+
+    semaphore._board = Nested(board.cell)
+    assert semaphore.acquire()
+    assert semaphore.get_value() == 1
+
+
+@pytest.mark.parametrize("way", ["lock", "semaphore", "event", "condition", "barrier"])
+def test_ctrl_c_is_answered_at_once(way, beside):
+    """Whatever one waits for; the wait is undone."""
+    lock, semaphore, event = shoal.Lock(), shoal.Semaphore(0), shoal.Event()
+    condition, barrier = shoal.Condition(), shoal.Barrier(2)
+    holding = threading.Event()
+
+    def hold():
+        with lock:
+            holding.wait()
+
+    def interrupt(*_):
+        raise Interrupt
+
+    def wait():
+        if way == "condition":
+            with condition:
+                condition.wait()
+        else:
+            {"lock": lock.acquire, "semaphore": semaphore.acquire, "event": event.wait, "barrier": barrier.wait}[way]()
+
+    held = beside.submit(hold)
+    eventually(lock.locked, what="the lock to be held")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(Interrupt):
+            wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        holding.set()
+    held.result(HANG_LIMIT_S)
+    assert is_free(lock)
+    assert is_free(condition)
+    assert (semaphore.statistics().waiting, barrier.n_waiting, condition.statistics().waiting) == (0, 0, 0)
+    assert futex.wake(event._address) == 0
