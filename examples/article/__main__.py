@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.article import (
-    ch1_listing,
-    ch2_isolation,
-    ch3_messages,
-    ch4_race,
-    ch5_reliability,
-    ch6_cores,
-    ch7_overhead,
-)
 from examples.article.claims import FULL, QUICK, Chapter, Figures, Sizes, Verdict
 from examples.article.telling import Telling, choose
 
-CHAPTERS: tuple[Chapter, ...] = (
-    ch1_listing.CHAPTER,
-    ch2_isolation.CHAPTER,
-    ch3_messages.CHAPTER,
-    ch4_race.CHAPTER,
-    ch5_reliability.CHAPTER,
-    ch6_cores.CHAPTER,
-    ch7_overhead.CHAPTER,
-)
+#: The chapter whose figures are drawn.
+DRAWN = 7
 PICTURE = Path("build", "article-overheads.svg")
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Chapter]]:
+def chapters() -> tuple[Chapter, ...]:
+    """Return all chapters, in order."""
+    from examples.article import (
+        ch1_listing,
+        ch2_isolation,
+        ch3_messages,
+        ch4_race,
+        ch5_reliability,
+        ch6_cores,
+        ch7_overhead,
+    )
+
+    modules = ch1_listing, ch2_isolation, ch3_messages, ch4_race, ch5_reliability, ch6_cores, ch7_overhead
+    return tuple(module.CHAPTER for module in modules)
+
+
+def parse(argv: Sequence[str] | None, all_chapters: Sequence[Chapter]) -> tuple[argparse.Namespace, list[Chapter]]:
     parser = argparse.ArgumentParser(
         prog="python -m examples.article",
         description="Seven claims about processes, measured here and now. Exits with 1 if one does not hold.",
@@ -48,10 +49,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[Chapter]
     )
     asked = parser.parse_args(argv)
     wanted = {word.strip() for word in asked.only.split(",") if word.strip()}
-    known = {str(chapter.number) for chapter in CHAPTERS}
+    known = {str(chapter.number) for chapter in all_chapters}
     if unknown := sorted(wanted - known):
-        parser.error(f"--only: there is no chapter {', '.join(unknown)}; they go from 1 to {len(CHAPTERS)}")
-    return asked, [chapter for chapter in CHAPTERS if not wanted or str(chapter.number) in wanted]
+        parser.error(f"--only: there is no chapter {', '.join(unknown)}; they go from 1 to {len(all_chapters)}")
+    return asked, [chapter for chapter in all_chapters if not wanted or str(chapter.number) in wanted]
 
 
 def read(chapter: Chapter, sizes: Sizes, telling: Telling) -> tuple[list[Verdict], list[Figures]]:
@@ -73,15 +74,27 @@ def read(chapter: Chapter, sizes: Sizes, telling: Telling) -> tuple[list[Verdict
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    asked, chapters = parse(argv)
-    sizes = QUICK if asked.quick else FULL
-    telling, start = choose(), time.monotonic()
+    if importlib.util.find_spec("numpy") is None:
+        print("error: the chapters use numpy, which is not installed\nhint: pip install numpy", file=sys.stderr)
+        return 2
+    asked, wanted = parse(argv, chapters())
+    telling = choose()
+    try:
+        return tell(asked, wanted, telling)
+    except KeyboardInterrupt:
+        telling.end("interrupted", well=False)
+        return 130
+
+
+def tell(asked: argparse.Namespace, wanted: Sequence[Chapter], telling: Telling) -> int:
+    """Run what was asked for, and return the exit code."""
+    sizes, start = QUICK if asked.quick else FULL, time.monotonic()
     verdicts: list[Verdict] = []
     drawn: list[Figures] = []
-    for chapter in chapters:
+    for chapter in wanted:
         said, figures = read(chapter, sizes, telling)
         verdicts += said
-        drawn += figures if chapter is ch7_overhead.CHAPTER else []
+        drawn += figures if chapter.number == DRAWN else []
     where = ""
     if drawn:
         from examples.article.picture import draw

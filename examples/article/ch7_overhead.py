@@ -210,12 +210,10 @@ def large_ways() -> list[Way]:
     """Return who carries arrays of some megabytes one way, and how; the way back only says that it is done."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
-    channel, shoal_queue, their_queue = (
-        shoal.Channel("uint8", shape=(LARGE_BYTES,), capacity=4),
-        shoal.Queue(4),
-        context.Queue(4),
-    )
-    ours, done = shoal.Channel(bytes), context.SimpleQueue()
+    channel: Any = shoal.Channel("uint8", shape=(LARGE_BYTES,), capacity=4)
+    shoal_queue: Any = shoal.Queue(4)
+    their_queue, done = context.Queue(4), context.SimpleQueue()
+    ours = shoal.Channel(bytes)
     again = shoal.Channel(bytes)
     return [
         Way("shoal.Channel of arrays", "ours", channel.send, ours.receive, in_process, (ours.send, channel.receive)),
