@@ -28,6 +28,7 @@ from shoal._sync.cells import Cell
 from shoal._sync.gates import Gate
 from shoal._sync.queue_core import FULL, SHUT, Core
 from shoal._sync.queue_items import PLAIN_BYTES, PLAIN_TYPES, dumps
+from shoal._sync.queue_party import Local, Party
 from shoal._sync.queue_snapshots import LostItem, QueueStatistics
 from shoal.errors import NoSharedMemory, QueueClosed
 
@@ -37,28 +38,6 @@ ItemT = TypeVar("ItemT")
 RECHECK_S = 0.1
 #: How long a thread looks before it sleeps; waking one takes longer. Seconds.
 SPIN_S = 50e-6
-
-
-class Party:
-    """One thread of this process as the queue knows it. Ends with the thread or the queue, unless views of blocks remain."""
-
-    __slots__ = ("__weakref__", "_core", "_pid", "held", "leases", "place", "stash")
-
-    def __init__(self, core: Core, place: int) -> None:
-        self._core = core
-        self._pid = os.getpid()
-        self.place = place
-        self.stash: Any = None
-        self.held: list[int] = []
-        self.leases = 0
-
-    def __del__(self) -> None:
-        if self._pid == os.getpid() and self.stash is None:  # else the item counts as lost when the process has ended
-            self._core.leave(self, self.held)
-
-
-class _Local(threading.local):
-    party: Party | None = None
 
 
 class Queue(Generic[ItemT]):
@@ -112,7 +91,7 @@ class Queue(Generic[ItemT]):
         _open.add(self)
 
     def _become_local(self) -> None:
-        self._local = _Local()
+        self._local = Local()
         self._parties: weakref.WeakSet[Party] = weakref.WeakSet()
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -129,7 +108,7 @@ class Queue(Generic[ItemT]):
             place = core.join(identities.me())
         if not place:
             raise RuntimeError(f"a queue serves {at.PARTY_COUNT} threads that take, wait or put large items at a time")
-        party = self._local.party = Party(core, place)
+        party = self._local.party = Party(core, self._view, place)
         self._parties.add(party)
         return party
 
@@ -152,29 +131,36 @@ class Queue(Generic[ItemT]):
         if type(obj) in PLAIN_TYPES and len(data := dumps(obj)) <= PLAIN_BYTES:
             answer = self._core.put(data, at.PLAIN)
             if answer:
-                self._put_later(queue_items.Record(at.PLAIN, data), answer, block, timeout)
+                self._put_later(queue_items.Record(at.PLAIN, data), block, timeout)
         else:
             record = queue_items.pack(obj)
-            answer = self._core.put(record.data, record.kind) if not record.buffers else self._put_large(record)
+            answer = self._try_put(record)
             if answer:
-                self._put_later(record, answer, block, timeout)
+                self._put_later(record, block, timeout)
         if self._words[at.TAKERS]:
             self._ring(at.ITEM_BELL, 1)
 
-    def _put_later(self, record: queue_items.Record, answer: int, block: bool, timeout: float | None) -> None:
+    def _try_put(self, record: queue_items.Record) -> int:
+        return self._put_large(record) if record.buffers else self._core.put(record.data, record.kind)
+
+    def _put_later(self, record: queue_items.Record, block: bool, timeout: float | None) -> None:
         deadline = _deadline(timeout)
-        while answer:
+        while True:
+            ready = self._room_from_now_on()
+            answer = self._try_put(record)
+            if not answer:
+                return
             if answer == SHUT:
                 raise QueueClosed(reason="the queue is closed: nothing more can be put into it")
-            if not block or not self._wait(self._has_room, at.ROOM_BELL, 2, deadline):
+            if not block or not self._wait(ready, at.ROOM_BELL, 2, deadline):
                 raise _stdlib.Full
-            answer = self._core.put(record.data, record.kind) if not record.buffers else self._put_large(record)
 
-    def _has_room(self) -> bool:
-        """A guess: whether it is worth while to try again to put something."""
-        words = self._words
-        most = words[at.MOST]
-        return bool(words[at.CLOSED] or not most or words[at.PUT] - words[at.TAKEN] < most)
+    def _room_from_now_on(self) -> Callable[[], bool]:
+        """Return what tells whether there may be room that there is not now: an item was taken, or memory came back."""
+        words, bells = self._words, self._bells
+        bell = bells[2 * at.ROOM_BELL]
+        taken = words[at.TAKEN]
+        return lambda: bool(words[at.TAKEN] != taken or bells[2 * at.ROOM_BELL] != bell or words[at.CLOSED])
 
     def _put_large(self, record: queue_items.Record) -> int:
         core, view = self._core, self._view
@@ -300,6 +286,7 @@ class Queue(Generic[ItemT]):
                 raise ValueError("task_done() was called more often than items were taken by this thread")
             self._core.acknowledge(party.held[0])
             del party.held[0]
+            self._room_came()
         else:
             if party is None or not self._words[party.place + at.CLAIM]:
                 raise ValueError("task_done() was called though this thread has no item in hand")
@@ -352,7 +339,8 @@ class Queue(Generic[ItemT]):
 
     def full(self) -> bool:
         """Say whether `maxsize` items wait; another process may change that at any time."""
-        return not self._has_room()
+        most = self._words[at.MOST]
+        return bool(most and self.qsize() >= most)
 
     def close(self) -> None:
         """Close the queue for everybody: no more can be put, what is in it can be taken. Twice does no harm."""
@@ -435,12 +423,12 @@ class Queue(Generic[ItemT]):
     def _ring(self, bell: int, count: int) -> None:
         # Any other number will do; two who ring at once shall not write the same one.
         self._bells[2 * bell] = (time.monotonic_ns() ^ threading.get_ident()) & 0xFFFFFFFF
-        futex.wake(self._cell.address + 8 * bell, count)
+        if count:
+            futex.wake(self._cell.address + 8 * bell, count)
 
     def _room_came(self) -> None:
-        """A block was given back. Runs in finalizers."""
-        if self._words[at.PUTTERS]:
-            self._ring(at.ROOM_BELL, futex.EVERYBODY)
+        """Memory came back. Runs in finalizers."""
+        self._ring(at.ROOM_BELL, futex.EVERYBODY if self._words[at.PUTTERS] else 0)
 
     def _done_came(self) -> None:
         if self._words[at.JOINERS]:
@@ -451,10 +439,11 @@ class Queue(Generic[ItemT]):
     async def aput(self, obj: ItemT) -> None:
         """As `put`, for a coroutine: the event loop runs on meanwhile. Cancelled, it has put nothing."""
         while True:
+            ready = self._room_from_now_on()
             try:
                 return self.put(obj, False)
             except _stdlib.Full:
-                await self._wait_aside(self._has_room, at.ROOM_BELL, 2)
+                await self._wait_aside(ready, at.ROOM_BELL, 2)
 
     async def aget(self) -> ItemT:
         """As `get`, for a coroutine: the event loop runs on meanwhile. Cancelled, it has taken nothing."""

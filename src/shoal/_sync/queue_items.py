@@ -96,12 +96,18 @@ def fill(core: Core, view: memoryview, units: Sequence[int], record: Record) -> 
             start += part.nbytes
 
 
+#: The memory that finalizers yet to come will write to. When the garbage collector takes a whole cycle away, it ends mappings
+#: that are in it before it calls the finalizers in it; what is held from here is in no cycle.
+kept: dict[int, memoryview] = {}
+
+
 class Lease:
     """The right to a block; ends with the last view of it."""
 
     __slots__ = ("_core", "_forks", "_maker", "on_end", "party", "unit")
 
-    def __init__(self, core: Core, unit: int, party: Any, on_end: Any) -> None:
+    def __init__(self, core: Core, view: memoryview, unit: int, party: Any, on_end: Any) -> None:
+        kept[id(self)] = view
         self._core = core
         self._forks = mapping.forks
         self._maker = os.getpid()
@@ -124,8 +130,9 @@ class Lease:
             self.unit = -1
             self.party.leases -= 1
 
-    def __del__(self) -> None:
+    def __del__(self, kept: dict[int, memoryview] = kept) -> None:
         self.end()
+        kept.pop(id(self), None)
 
 
 def unpack(core: Core, view: memoryview, kind: int, data: bytes, party: Any, on_end: Any, *, private: bool) -> Any:
@@ -160,7 +167,7 @@ def _view(
     private: bool,
 ) -> memoryview:
     unit, nbytes = reference
-    lease = Lease(core, unit, party, on_end)
+    lease = Lease(core, view, unit, party, on_end)
     leases.append(lease)
     start = core.block_at(unit)
     if not private:
