@@ -45,6 +45,11 @@ SECTIONS: list[tuple[str, list[str], str]] = [
         ["share", "Shared", "empty", "zeros", "full", "array", "SharedArray"],
         "What it is for: [large data](guides/large-data.md). The arrays need numpy.",
     ),
+    (
+        "Locks and their kin",
+        ["Lock", "RLock", "Hold", "Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier"],
+        "How to use them: [locks](guides/locks.md).",
+    ),
     ("Looking at a pool", ["PoolStatistics", "WorkerInfo", "Explanation", "FunctionReport", "AutoReport"], ""),
 ]
 

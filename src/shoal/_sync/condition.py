@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from shoal._sync import identities, states
 from shoal._sync.board import Board, Note
-from shoal._sync.lock import BaseLock, Hold, RLock
+from shoal._sync.lock import _BaseLock, Hold, RLock
 from shoal._sync.states import WAITING, State
 
 ResultT = TypeVar("ResultT")
@@ -61,12 +61,12 @@ class Condition:
     #: Process id of the holder that died with the lock in its hand, from whom this object took it over last; else `None`.
     abandoned_by: int | None
 
-    def __init__(self, lock: BaseLock | None = None) -> None:
-        if lock is not None and not isinstance(lock, BaseLock):
+    def __init__(self, lock: _BaseLock | None = None) -> None:
+        if lock is not None and not isinstance(lock, _BaseLock):
             raise TypeError(f"a condition needs a shoal.Lock or shoal.RLock, not a {type(lock).__name__}")
         self._attach(RLock() if lock is None else lock, Board.make(State()))
 
-    def _attach(self, lock: BaseLock, board: Board) -> None:
+    def _attach(self, lock: _BaseLock, board: Board) -> None:
         self._lock = lock
         self._board = board
         self.abandoned_by = None
@@ -204,7 +204,7 @@ class Condition:
         return f"<shoal.{type(self).__name__} over {self._lock!r}, {states.waiting(self._board.read())} waiting>"
 
 
-def _arrive(kind: type[Condition], lock: BaseLock, board: Board) -> Condition:
+def _arrive(kind: type[Condition], lock: _BaseLock, board: Board) -> Condition:
     condition = kind.__new__(kind)
     condition._attach(lock, board)
     return condition

@@ -26,7 +26,7 @@ from shoal._os.mutex import BUSY, MUTEX_BYTES, OWN
 from shoal._sync import cells
 from shoal._sync.identities import this_thread, thread_lives, thread_pid
 
-LockT = TypeVar("LockT", bound="BaseLock")
+LockT = TypeVar("LockT", bound="_BaseLock")
 
 _WORDS: Final = 8
 OWNER, DEPTH, QUEUED, WAITS, ABANDONED = range(5)
@@ -170,7 +170,7 @@ def _not_held(owner: int) -> RuntimeError:
     return RuntimeError(f"this thread does not hold the lock, so it cannot release it: {_held_by(owner)}")
 
 
-class BaseLock:
+class _BaseLock:
     """What `Lock` and `RLock` have in common."""
 
     __slots__ = ("__weakref__", "_cell", "_hold", "_mutex", "_words")
@@ -338,7 +338,7 @@ class BaseLock:
 
     def __eq__(self, other: object) -> bool:
         """Whether both are the same lock: of the same memory."""
-        return self._mutex == other._mutex if isinstance(other, BaseLock) else NotImplemented
+        return self._mutex == other._mutex if isinstance(other, _BaseLock) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self._mutex)
@@ -354,7 +354,7 @@ def _arrive(kind: type[LockT], cell: cells.Cell) -> LockT:
     return lock
 
 
-class Lock(BaseLock):
+class Lock(_BaseLock):
     """A lock for any number of processes and threads that survives the death of whoever holds it.
 
     As `multiprocessing.Lock`, except that the thread that acquired it has to release it, and that its next owner is told when
@@ -375,7 +375,7 @@ class Lock(BaseLock):
     __slots__ = ()
 
 
-class RLock(BaseLock):
+class RLock(_BaseLock):
     """As `Lock`, but the thread that holds it may acquire it again; it is free when it was released as often."""
 
     __slots__ = ()
