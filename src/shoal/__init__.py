@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shoal._actors.connection import ActorFuture
-    from shoal._actors.handle import Actor, ActorMethod, ActorStatistics, actor
+    from shoal._actors.define import actor
+    from shoal._actors.handle import Actor, ActorMethod, ActorStatistics
     from shoal._memory.arrays import SharedArray as SharedArray
     from shoal._memory.arrays import array as array
     from shoal._memory.arrays import empty as empty
@@ -201,7 +202,7 @@ _HOMES = {
     "SupervisorStatistics": "shoal._supervise.events",
     "WorkerInfo": "shoal._pool.snapshots",
     "active_children": "shoal._process.facade",
-    "actor": "shoal._actors.handle",
+    "actor": "shoal._actors.define",
     "array": "shoal._memory.arrays",
     "cpu_count": "shoal._pool.default",
     "current_process": "shoal._process.facade",

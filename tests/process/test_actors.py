@@ -14,7 +14,7 @@ import time
 import pytest
 
 import shoal
-from shoal._actors import wire
+from shoal._actors import define, wire
 from tests.process import supervised
 from tests.process.supervised import Counter, Fails, Keeper, Slow
 from tests.support import HANG_LIMIT_S, eventually, is_alive
@@ -467,6 +467,10 @@ def test_method_that_a_handle_has_itself_is_refused():
         class Valve:
             def stop(self):
                 pass
+
+
+def test_what_a_handle_has_itself_is_what_is_refused():
+    assert {name for name in vars(shoal.Actor) if not name.startswith("_")} == define.RESERVED
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ _SHARE = 4
 
 _log = logging.getLogger("shoal")
 
-#: Told by a connection that is gone: the actor, which run of it took the connection, and the calls that are to fail.
-Bereaved = Callable[[Target, int | None, list[Call]], object]
+#: Told of a connection that is gone, and of the calls that are to fail.
+Bereaved = Callable[[Connection, list[Call]], object]
 
 
 class Hub:
@@ -64,6 +64,11 @@ class Hub:
         self._by_address[connection.target.address] = connection
         self._by_fd[connection.sock.fileno()] = connection
         self._epoll.register(connection.sock, select.EPOLLIN)
+
+    def drop(self, connection: Connection) -> None:
+        """Give this connection to no more calls."""
+        if self._by_address.get(connection.target.address) is connection:
+            del self._by_address[connection.target.address]
 
     # --- any thread -----------------------------------------------------------------------------
 
@@ -128,14 +133,13 @@ class Hub:
             with contextlib.suppress(OSError, ValueError):
                 self._epoll.unregister(fd)
             self._by_fd.pop(fd, None)
-            if self._by_address.get(connection.target.address) is connection:
-                del self._by_address[connection.target.address]
+            self.drop(connection)
         left = connection.lost()
         connection.close()
         mourner = _bereaved.get(connection.target.address)
         bereaved = mourner() if mourner is not None else None
         if bereaved is not None:
-            bereaved(connection.target, connection.run, left)
+            bereaved(connection, left)
         else:
             fail(connection.target, left, None)
 
@@ -185,6 +189,17 @@ def existing(target: Target) -> Connection | None:
     """Return this process's connection to an actor, if it has one."""
     with _guard:
         return _hub.connection(target) if _hub is not None else None
+
+
+def retire(target: Target, run: int | None) -> None:
+    """That run, or the actor for good (None), is known to be gone: its connection takes no more calls.
+
+    What it has brought is still read, up to its end; so the next call leads to the next run, or is refused, at once.
+    """
+    with _guard:
+        connection = _hub.connection(target) if _hub is not None else None
+        if connection is not None and run in (None, connection.run):
+            _hub.drop(connection)  # type: ignore[union-attr]
 
 
 def ask(target: Target, call: Call, timeout: float | None, *, wait: bool) -> None:

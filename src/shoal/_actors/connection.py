@@ -155,6 +155,7 @@ class Connection:
         self.book: Book[Call] = Book(target.mailbox)
         self.changed = threading.Condition()  # its lock is L1's
         self.run: int | None = None  # which run of the actor took it, once that is known
+        self.made_at = time.monotonic()
         self.tally = tally_of(target)
         self._hub = hub
         self.sock = wire.connect(target.address, timeout)

@@ -1,4 +1,4 @@
-"""What callers hold: `shoal.Actor`, its methods, and how an actor's class is made.
+"""What callers hold: `shoal.Actor` and its methods.
 
 Role: the surface; checks what is asked. Owner: the user. Any thread, any process the handle was passed to.
 """
@@ -8,23 +8,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self
 
 from shoal._actors import client
 from shoal._actors.connection import ActorFuture, Call, Target, tally_of
-from shoal._actors.keeper import ActorOptions, Keeper, keeper_of
-from shoal._settings import StartMethod, check_timeout
-from shoal._supervise.policy import Restart
-from shoal._supervise.tree import Supervisor
+from shoal._actors.keeper import Keeper, keeper_of
+from shoal._settings import check_timeout
 
 if TYPE_CHECKING:
     from shoal.errors import ActorDied
-
-#: Seconds an actor may take to end after being asked, unless told otherwise; at the end of the program, too.
-GRACE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +218,7 @@ class Actor:
             return False
         return True
 
-    def stop(self, grace: float = GRACE_S) -> bool:
+    def stop(self, grace: float = 5.0) -> bool:
         """End the actor: what was sent to it until now is done, then it ends. It is killed after `grace` seconds.
 
         Blocks until it has ended. Returns whether it ended by itself. Calls that were sent later fail with ActorDied.
@@ -293,137 +287,3 @@ class Actor:
 def _handle_of(address: bytes, key: bytes, name: str, mailbox: int, methods: frozenset[str] | None) -> Actor:
     """Rebuild a handle in the process it was passed to."""
     return Actor(Target(address, key, name, mailbox), methods, keeper_of(address))
-
-
-# --- classes ------------------------------------------------------------------------------------
-
-#: What a handle has of its own: methods of these names could not be called through it.
-_RESERVED = frozenset(name for name in vars(Actor) if not name.startswith("_"))
-
-
-def methods_of(cls: type) -> frozenset[str] | None:
-    """Return the names that can be called through a handle; None if the class makes them up as it goes."""
-    if hasattr(cls, "__getattr__"):
-        return None
-    return frozenset(name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name, None)))
-
-
-@overload
-def actor(cls: type, /) -> Callable[..., Actor]: ...
-
-
-@overload
-def actor(
-    *,
-    mailbox: int = 1000,
-    restart: Restart = "transient",
-    intensity: int = 3,
-    period: float = 60.0,
-    backoff_s: float = 0.0,
-    start_method: StartMethod | None = None,
-    capture: bool = False,
-    name: str | None = None,
-) -> Callable[[type], Callable[..., Actor]]: ...
-
-
-def actor(
-    cls: type | None = None,
-    /,
-    *,
-    mailbox: int = 1000,
-    restart: Restart = "transient",
-    intensity: int = 3,
-    period: float = 60.0,
-    backoff_s: float = 0.0,
-    start_method: StartMethod | None = None,
-    capture: bool = False,
-    name: str | None = None,
-) -> Any:
-    """Make a class one of actors: calling it starts a process, makes the instance there, and returns a handle of it.
-
-    ``@shoal.actor`` or ``@shoal.actor(mailbox=10)``. The process runs the methods that are called through handles, one after the
-    other; the state of the instance needs no locks. A subclass of an actor's class is one, too.
-
-    When the process dies, calls it has not answered fail with `ActorDied`, which carries the obituary; then the actor is made
-    again with the same arguments, in a new process, and ``on_restart(obituary)`` is called on it if it has such a method. When it is
-    stopped, ``on_stop()`` is called behind the last call, if it has that.
-
-    Args:
-        cls: The class.
-        mailbox: How many calls of one process the actor may have waiting; who calls more waits for room.
-        restart: ``"transient"``: when its process dies; ``"permanent"``: also when it exits with 0; ``"temporary"``: never.
-        intensity: So many restarts are made ...
-        period: ... within so many seconds; one more, and the actor has ended.
-        backoff_s: Seconds before a restart; doubles with each further one.
-        start_method: As for `Process`.
-        capture: As for `Process`.
-        name: What it is called; the name of the class without one.
-
-    Raises:
-        TypeError: The class has a method that a handle has, too, such as ``stop``.
-        ValueError: An option is not what it must be.
-    """
-    chosen = ActorOptions(
-        mailbox=mailbox,
-        restart=restart,
-        intensity=intensity,
-        period=period,
-        backoff_s=backoff_s,
-        start_method=start_method,
-        capture=capture,
-        name=name,
-    )
-    Supervisor("one_for_one", intensity, period, backoff_s=backoff_s)  # checks them here, where they are written
-    return _decorate(cls, chosen) if cls is not None else lambda cls: _decorate(cls, chosen)
-
-
-def _decorate(cls: type, options: ActorOptions) -> type:
-    if not isinstance(cls, type):
-        raise TypeError(f"shoal.actor is for classes, not {cls!r}")
-    hidden = sorted(_RESERVED & (methods_of(cls) or frozenset()))
-    if hidden:
-        raise TypeError(
-            f"{cls.__name__}.{hidden[0]} would be hidden by the handle's own {hidden[0]}: give it another name"
-        )
-    changed: Any = cls
-    plain: Any = object
-    if "__new__" in vars(cls) and "__shoal_options__" not in vars(cls):
-        changed.__shoal_new__ = vars(cls)["__new__"]
-    changed.__new__ = staticmethod(_begin)
-    changed.__shoal_options__ = options
-    changed.__shoal_recipe__ = classmethod(_recipe)
-    if changed.__reduce_ex__ is plain.__reduce_ex__ and changed.__reduce__ is plain.__reduce__:
-        changed.__reduce_ex__ = _stays
-    return cls
-
-
-def _begin(cls: Any, /, *args: Any, **kwargs: Any) -> Actor:
-    """Start an actor and return its handle when it is made. Stands in the place of the class's own `__new__`."""
-    options: ActorOptions = cls.__shoal_options__
-    keeper = Keeper(cls, options, args, kwargs)
-    supervisor = Supervisor(
-        "one_for_one",
-        options.intensity,
-        options.period,
-        backoff_s=options.backoff_s,
-        auto_shutdown="any_significant",
-        name=keeper.name,
-    )
-    keeper.supervisor = supervisor
-    try:
-        supervisor._open().exit_grace_s = GRACE_S
-        lasting = options.restart == "permanent"
-        supervisor.start(keeper, restart=options.restart, shutdown=None, significant=not lasting, id=keeper.name)
-    except BaseException:
-        supervisor.kill()
-        raise
-    return keeper.handle
-
-
-def _recipe(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Keeper:
-    """How a supervisor makes an actor of this class, restarted by its own rules."""
-    return Keeper(cls, cls.__shoal_options__, args, kwargs)  # type: ignore[attr-defined]
-
-
-def _stays(self: object, _protocol: Any) -> Any:
-    raise TypeError(f"the {type(self).__name__} itself stays in its process: pass handles of it")

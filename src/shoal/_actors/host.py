@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import select
 import socket
 import sys
 import threading
 import time
-import traceback
+from _queue import SimpleQueue  # without the rest of `queue`: each actor's process imports this
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +149,7 @@ class Host:
         self._instance = instance
         self._listener = listener
         self._process = process
-        self._mailbox: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+        self._mailbox: SimpleQueue[Entry] = SimpleQueue()
         self._connections: dict[int, Connection] = {}
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -227,7 +226,7 @@ class Host:
         """Nobody waits for the answer: say on stderr what a cast raised."""
         with contextlib.suppress(BaseException):
             sys.stderr.write(f"{self._process.name}: {method}(), cast by a caller who waits for no answer, raised\n")
-            traceback.print_exception(error)
+            sys.stderr.write(remote.format_error(error))
 
     # --- the mailbox's thread -------------------------------------------------------------------
 

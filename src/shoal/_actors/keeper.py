@@ -14,22 +14,27 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from shoal._actors import client, wire
-from shoal._actors.connection import Call, Target, fail
+from shoal._actors.connection import Call, Connection, Target, fail
 from shoal._actors.host import ActorProcess
 from shoal._settings import StartMethod, check_choice, check_count, start_method_or_default
 from shoal._supervise.children import Begin, Exit, Running
 from shoal._supervise.policy import Restart
+from shoal._supervise.tree import Supervisor
 
 if TYPE_CHECKING:
     from shoal._actors.handle import Actor
-    from shoal._supervise.tree import Supervisor
     from shoal.errors import Obituary
 
 
+#: Seconds the end of the program waits for an actor to be done with what was sent to it.
+GRACE_S = 5.0
+#: Longest wait to hear how a run ended whose connection is gone. Seconds; a template tells within a few milliseconds.
+HEARSAY_S = 5.0
 #: Ends of runs that are kept for calls whose connection is found to be gone later.
 _KEPT_EXITS = 8
 
@@ -52,6 +57,7 @@ class ActorOptions:
         check_choice("restart", self.restart, Restart)
         if self.start_method is not None:
             start_method_or_default(self.start_method)
+        Supervisor("one_for_one", self.intensity, self.period, backoff_s=self.backoff_s)  # it checks these
 
 
 class Keeper:
@@ -69,8 +75,9 @@ class Keeper:
         self._guard = threading.Lock()
         self._listener: socket.socket | None = None
         self._exits: dict[int, Exit] = {}  # how the last runs ended, by number
-        self._told = 0  # the last run of which that is known
-        self._bereaved: dict[int, list[Call]] = {}  # calls that wait to hear why, by run
+        self._told = 0  # the last run of which that is known, and since when
+        self._told_at = 0.0
+        self._bereaved: list[tuple[int | None, list[Call], threading.Timer]] = []  # calls that wait to hear why
         self._current: ActorRun | None = None
         self.last: Exit | None = None  # how the last run that died by itself did
         self.runs = 0
@@ -87,7 +94,8 @@ class Keeper:
     @property
     def handle(self) -> Actor:
         """What callers use."""
-        from shoal._actors.handle import Actor, methods_of
+        from shoal._actors.define import methods_of
+        from shoal._actors.handle import Actor
 
         return Actor(self.target, methods_of(self.cls), self)
 
@@ -130,6 +138,7 @@ class Keeper:
             if listener is not None:
                 listener.close()
                 _keepers.pop(self.target.address, None)
+        client.retire(self.target, None)
 
     @property
     def pid(self) -> int | None:
@@ -149,14 +158,21 @@ class Keeper:
 
     # --- deaths ---------------------------------------------------------------------------------
 
-    def lost(self, target: Target, run: int | None, calls: list[Call]) -> None:
+    def lost(self, connection: Connection, calls: list[Call]) -> None:
         """A connection of this process is gone. Its calls fail when it is known why (P2)."""
+        run = connection.run
         with self._guard:
-            if run is not None and run > self._told:
-                self._bereaved.setdefault(run, []).extend(calls)
+            # One that no run has greeted was taken by a run that ended as soon: by the first to end since it was made.
+            known = run <= self._told if run is not None else self._told_at > connection.made_at
+            if known or self._listener is None:
+                how = self._exits.get(run or self._told)
+            else:
+                timer = threading.Timer(HEARSAY_S, self._hear_nothing)
+                timer.daemon = True
+                self._bereaved.append((run, calls, timer))
+                timer.start()
                 return
-            how = self._exits.get(run) if run is not None else self.last
-        fail(target, calls, _why(how))
+        fail(self.target, calls, _why(how))
 
     def exited(self, run: int, how: Exit) -> None:
         """A run has ended."""
@@ -164,10 +180,27 @@ class Keeper:
             self._current = None
             self._exits[run] = how
             self._exits.pop(run - _KEPT_EXITS, None)
-            self._told = run
+            self._told, self._told_at = run, time.monotonic()
             self.last = None if how.normal else how
-            calls = self._bereaved.pop(run, [])
-        fail(self.target, calls, _why(how))
+            told = self._no_more(run)
+        client.retire(self.target, run)
+        for calls in told:
+            fail(self.target, calls, _why(how))
+
+    def _hear_nothing(self) -> None:
+        """A connection has ended and no run did: it was given up by a run that goes on, for lack of descriptors, say."""
+        with self._guard:
+            told = self._no_more(None)
+        for calls in told:
+            fail(self.target, calls, None)
+
+    def _no_more(self, run: int | None) -> list[list[Call]]:
+        """Take out the calls that waited to hear of this run, or of any. With `_guard` held."""
+        told = [one for one in self._bereaved if run is None or one[0] is None or one[0] <= run]
+        self._bereaved = [one for one in self._bereaved if one not in told]
+        for _, _, timer in told:
+            timer.cancel()
+        return [calls for _, calls, _ in told]
 
     @property
     def obituary(self) -> Obituary | None:
@@ -192,8 +225,10 @@ class ActorRun:
         self._keeper = keeper
         self._begin = begin
         self._process: ActorProcess | None = process  # until it has ended: it keeps descriptors
+        self.pid: int | None = None
         self._starting: ActorProcess | None = process  # until it was waited for
         process.start()
+        self.pid = process.pid
         keeper.began(self)
         process._on_exit(self._exited)
 
@@ -201,12 +236,6 @@ class ActorRun:
     def value(self) -> Actor:
         """The handle: the same for every run."""
         return self._keeper.handle
-
-    @property
-    def pid(self) -> int | None:
-        """Process id."""
-        process = self._process
-        return process.pid if process is not None else None
 
     def wait_ready(self, timeout: float | None) -> None:
         """Return when the instance is made and callers are being served."""
@@ -235,6 +264,28 @@ class ActorRun:
         how = Exit(code == 0, obituary.cause if obituary is not None else f"exited with code {code}", obituary)
         self._keeper.exited(self._begin.run, how)
         self._begin.on_exit(how)
+
+
+def begin(cls: type, given: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Actor:
+    """Start an actor with a supervisor of its own, and return its handle when it is made. Raises whatever keeps it from being."""
+    options = ActorOptions(**given)
+    keeper = Keeper(cls, options, args, kwargs)
+    supervisor = keeper.supervisor = Supervisor(
+        "one_for_one",
+        options.intensity,
+        options.period,
+        backoff_s=options.backoff_s,
+        auto_shutdown="any_significant",
+        name=keeper.name,
+    )
+    try:
+        supervisor._open().exit_grace_s = GRACE_S
+        lasting = options.restart == "permanent"
+        supervisor.start(keeper, restart=options.restart, shutdown=None, significant=not lasting, id=keeper.name)
+    except BaseException:
+        supervisor.kill()
+        raise
+    return keeper.handle
 
 
 # --- this process -------------------------------------------------------------------------------

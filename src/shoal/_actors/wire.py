@@ -22,14 +22,13 @@ Greetings, the first bytes of a connection; a descriptor comes with them
 
 from __future__ import annotations
 
-import hmac
 import os
-import secrets
 import select
 import socket
 import struct
 import threading
 import time
+from _operator import _compare_digest  # what `hmac` has it from; that one would load all of `hashlib`
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -57,12 +56,12 @@ BACKLOG = 4096
 
 def new_address() -> bytes:
     """Return a name for a socket, in the kernel only, that nobody can guess."""
-    return b"\0shoal-" + secrets.token_hex(16).encode()
+    return b"\0shoal-" + os.urandom(16).hex().encode()
 
 
 def new_key() -> bytes:
     """Return what a caller has to know."""
-    return secrets.token_bytes(32)
+    return os.urandom(32)
 
 
 def listen(address: bytes, backlog: int = BACKLOG) -> socket.socket:
@@ -121,7 +120,7 @@ def take_greeting(sock: socket.socket, kind: bytes, key: bytes) -> int | None:
     data, fds = descriptors.recv_with_fds(sock, _GREETING.size, 1)
     if len(data) == _GREETING.size and fds:
         said, its_key = _GREETING.unpack(data)
-        if said == kind and hmac.compare_digest(its_key, key) and is_ours(sock):
+        if said == kind and _compare_digest(its_key, key) and is_ours(sock):
             return fds[0]
     for fd in fds:
         os.close(fd)
