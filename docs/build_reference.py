@@ -41,6 +41,21 @@ SECTIONS: list[tuple[str, list[str], str]] = [
         "What they are for: [processes of your own](guides/processes.md).",
     ),
     (
+        "Supervision",
+        ["Supervisor", "SupervisedChild", "ChildInfo", "ChildCounts", "SupervisorStatistics"],
+        "What it is for: [processes that are restarted](guides/supervision.md).",
+    ),
+    (
+        "What supervisors tell",
+        ["ChildEvent", "ChildStarted", "ChildReady", "ChildExited", "ChildRestarting", "ChildStopped", "GaveUp"],
+        "",
+    ),
+    (
+        "Actors",
+        ["actor", "Actor", "ActorMethod", "ActorFuture", "ActorStatistics"],
+        "What they are for: [objects in processes of their own](guides/actors.md).",
+    ),
+    (
         "Shared memory",
         ["share", "Shared", "empty", "zeros", "full", "array", "SharedArray"],
         "What it is for: [large data](guides/large-data.md). The arrays need numpy.",
