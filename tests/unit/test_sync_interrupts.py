@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +15,9 @@ from shoal._os import futex
 from shoal._sync import lock as lock_module
 from tests.support import HANG_LIMIT_S, eventually
 from tests.unit.interrupts import Interrupt, interrupted_everywhere
+
+#: The points of `interrupts.py` are read off the byte codes of this Python. Real signals come on all of them, further down.
+by_points = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the points are those of Python 3.11")
 
 
 @pytest.fixture
@@ -26,6 +31,7 @@ def is_free(lock):
         return one.submit(lambda: bool(lock.acquire(False) and (lock.release() or True))).result()
 
 
+@by_points
 @pytest.mark.parametrize("kind", [shoal.Lock, shoal.RLock])
 def test_a_lock_is_held_or_not_wherever_its_caller_is_interrupted(kind):
     lock = kind()
@@ -45,6 +51,7 @@ def test_a_lock_is_held_or_not_wherever_its_caller_is_interrupted(kind):
     assert interrupted_everywhere(use, check) > 2
 
 
+@by_points
 def test_a_lock_that_is_abandoned_stays_so_until_somebody_has_it():
     lock = shoal.Lock()
     told = []
@@ -66,6 +73,7 @@ def test_a_lock_that_is_abandoned_stays_so_until_somebody_has_it():
     lock.release()
 
 
+@by_points
 def test_a_reentrant_lock_is_held_as_often_as_before_wherever_its_caller_is_interrupted():
     lock = shoal.RLock()
     lock.acquire()
@@ -88,6 +96,7 @@ def test_a_reentrant_lock_is_held_as_often_as_before_wherever_its_caller_is_inte
     assert is_free(lock)
 
 
+@by_points
 def test_no_permit_is_lost_wherever_acquire_is_interrupted():
     semaphore = shoal.Semaphore(2)
 
@@ -99,6 +108,7 @@ def test_no_permit_is_lost_wherever_acquire_is_interrupted():
     assert semaphore.get_value() == 1
 
 
+@by_points
 def test_no_place_in_the_line_is_left_wherever_a_waiter_is_interrupted():
     semaphore = shoal.Semaphore(0)
 
@@ -109,6 +119,7 @@ def test_no_place_in_the_line_is_left_wherever_a_waiter_is_interrupted():
     assert interrupted_everywhere(lambda: semaphore.acquire(timeout=0.001), check) > 20
 
 
+@by_points
 def test_a_condition_has_its_lock_again_wherever_its_waiter_is_interrupted():
     condition = shoal.Condition(shoal.Lock())
 
@@ -125,6 +136,7 @@ def test_a_condition_has_its_lock_again_wherever_its_waiter_is_interrupted():
     assert is_free(condition)
 
 
+@by_points
 def test_a_barrier_has_nobody_waiting_wherever_one_is_interrupted():
     barrier = shoal.Barrier(2)
 
@@ -139,6 +151,47 @@ def test_a_barrier_has_nobody_waiting_wherever_one_is_interrupted():
             barrier.reset()
 
     assert interrupted_everywhere(wait, check) > 20
+
+
+@pytest.mark.parametrize("kind", [shoal.Lock, shoal.RLock, shoal.Semaphore])
+def test_a_storm_of_signals_that_raise_leaves_no_object_half_changed(kind):
+    """Real signals, wherever they strike."""
+    thing, struck = kind(), 0
+
+    def strike(*_):
+        signal.setitimer(signal.ITIMER_REAL, dice.uniform(2e-5, 4e-4))
+        if armed:
+            armed.clear()
+            raise Interrupt
+
+    def is_in_order():
+        if isinstance(thing, shoal.Semaphore):
+            if thing.get_value() == 0:
+                thing.release()
+            assert thing.get_value() == 1
+        else:
+            while thing._is_mine():
+                thing.release()
+            assert thing._words[lock_module.OWNER] == thing._words[lock_module.QUEUED] == 0
+        assert thing.acquire(False)
+        thing.release()
+
+    dice, armed = random.Random(1), []
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4)
+        while struck < 300:
+            try:
+                armed.append(1)
+                while True:
+                    with thing:
+                        pass
+            except Interrupt:
+                struck += 1
+            is_in_order()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_signal_handler_may_set_the_event_its_thread_awaits():
