@@ -35,7 +35,7 @@ TABLE = {
     "running": RUNNING,
     "after ready": RUNNING,
     "result pickled": ((NotPicklable, 0), (NotPicklable, 0), *BY_ITSELF, (NotPicklable, 0)),
-    "result half sent": ((ProcessDied, None),) * 7,
+    "result half sent": (None, None, *BY_ITSELF, None),
     "result unpickled here": ((RemoteError, 0), (RemoteError, 0), None, None, None, None, (RemoteError, 0)),
     "in an exit handler": ((None, 0), (None, 0), *TOLD, (None, 0)),
     "in a thread after run": ((None, 0), (None, 0), *TOLD, (None, 0)),
@@ -44,7 +44,7 @@ CELLS = [
     pytest.param(stage, manner, *expected, id=f"{stage}-{manner}")
     for stage, row in TABLE.items()
     for manner, expected in zip(MANNERS, row, strict=True)
-    if expected is not None  # it would be this program's own end
+    if expected is not None  # it would be this program's own end, or cannot be made to happen there and nowhere else
 ]
 
 
@@ -81,11 +81,13 @@ def play(stage, manner, method):
     return shoal.Process(target=target, args=(given,), start_method=method, name="victim")
 
 
-@pytest.mark.start_methods("forkserver", "fork")
+@pytest.mark.start_methods("forkserver")
 @pytest.mark.parametrize(("stage", "manner", "error", "exitcode"), CELLS)
 def test_each_death_is_told_as_what_it_is(stage, manner, error, exitcode, start_method, capfd):
-    if stage == "object unpickled" and start_method == "fork":
-        return  # a fork inherits it
+    judge(stage, manner, error, exitcode, start_method)
+
+
+def judge(stage, manner, error, exitcode, start_method):
     process = play(stage, manner, start_method)
     process.start()
     caught = _error_of(process)
@@ -94,6 +96,16 @@ def test_each_death_is_told_as_what_it_is(stage, manner, error, exitcode, start_
     assert (process.obituary is None) == (process.exitcode == 0 and error is not ProcessDied)
     if error is ProcessDied and (process.exitcode or 0) < 0:
         assert process.obituary.signal == signal.Signals(-process.exitcode).name
+
+
+@pytest.mark.start_methods("spawn", "fork")
+@pytest.mark.parametrize(
+    ("stage", "manner"),
+    [("running", "exception"), ("running", "SIGSEGV"), ("running", "os._exit"), ("in an exit handler", "SIGKILL")],
+)
+def test_it_is_told_alike_by_the_other_start_methods(stage, manner, start_method, capfd):
+    error, exitcode = TABLE[stage][MANNERS.index(manner)]
+    judge(stage, manner, error, exitcode, start_method)
 
 
 def _error_of(process):
@@ -246,7 +258,7 @@ def test_nobody_survives_the_program(victim, start_method, signum):
 
 def test_nobody_survives_a_program_killed_at_a_random_moment(victim, start_method):
     chance = random.Random(start_method)
-    for _ in range(6):
+    for _ in range(4):
         program = victim(FAMILY, start_method)
         time.sleep(chance.uniform(0.1, 0.7))  # not to wait for anything: the moment is what is tested
         program.end(signal.SIGKILL)

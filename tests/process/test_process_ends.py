@@ -30,6 +30,7 @@ def test_stop_sets_stopping_and_run_ends_as_it_likes(start):
     assert (process.result(), process.exitcode, process.obituary) == ("stopped", 0, None)
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_who_does_not_stop_in_time_is_killed_and_where_it_was_is_told(start):
     process = start(t.Stubborn)
     process.wait_ready()
@@ -47,6 +48,7 @@ def test_who_never_looked_at_stopping_is_asked_by_sigterm(start):
     assert process.exitcode == -signal.SIGTERM
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_a_handler_of_sigterm_may_clean_up(start):
     process = start(t.Tidy)
     process.wait_ready()
@@ -62,6 +64,7 @@ def test_stop_right_after_the_start_ends_it_whatever_stage_it_is_in(start):
         assert process.exitcode in (0, -signal.SIGTERM)
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_stopping_an_ended_process_does_nothing(start):
     process = start(target=t.echo)
     process.join()
@@ -115,6 +118,7 @@ def test_captured_output_has_the_name_in_front_and_is_there_at_the_end(start, ca
     assert capsys.readouterr().out == "[talker] one\n[talker] two\n"
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_the_last_captured_lines_are_in_the_obituary(start, capsys):
     process = start(target=t.say_and_die, args=("last words",), capture=True, name="talker")
     process.join()
@@ -151,6 +155,7 @@ def test_who_asked_to_be_told_of_the_end_is_told_once_and_then_all_is_known(star
 # --- descendants --------------------------------------------------------------------------------
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_what_a_process_started_goes_with_it(start, tmp_path):
     process = start(target=t.start_a_sleeper_and_wait)
     sleeper = process.wait_ready()
@@ -210,16 +215,22 @@ def test_the_program_waits_for_its_processes_and_ends_its_daemons(run_script, st
 
 
 WAITING = """
-    import atexit, sys
+    import sys, threading, time
     import shoal
     from tests.process.process_tasks import wait_ready_forever
+
+    def tell_when_the_end_waits():
+        main = threading.main_thread().ident
+        while sys._current_frames()[main].f_code.co_name != "wait":
+            time.sleep(0.005)
+        print("waiting", process.pid, flush=True)
 
     if __name__ == "__main__":
         process = shoal.Process(target=wait_ready_forever, start_method=sys.argv[1])
         process.start()
         process.wait_ready()
         if sys.argv[2] == "end":
-            atexit.register(print, "waiting", process.pid, flush=True)
+            threading.Thread(target=tell_when_the_end_waits, daemon=True).start()
         else:
             print("waiting", process.pid, flush=True)
             getattr(process, sys.argv[2])()
@@ -265,6 +276,7 @@ def test_what_a_process_registers_for_its_end_runs_and_what_it_inherited_does_no
         assert lines[1:] == ["joined", "the module's handler True"]
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_many_processes_at_once(make, start_method):
     processes = [make(target=t.echo, args=(number,)) for number in range(MANY[start_method])]
     for process in processes:

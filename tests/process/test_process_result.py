@@ -24,6 +24,7 @@ def test_an_exception_comes_back_as_itself_with_the_remote_traceback(start, capf
     assert process.obituary.exit_code == 1
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_asking_to_exit_is_a_remote_error(start):
     process = start(target=t.leave, args=(0,))
     with pytest.raises(RemoteError, match=r"run\(\) tried to end its process: SystemExit: 0"):
@@ -31,6 +32,7 @@ def test_asking_to_exit_is_a_remote_error(start):
     assert (process.exitcode, process.obituary) == (0, None)
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_process_that_vanishes_died(start, code):
     process = start(target=t.vanish, args=(code,), name="ghost")
@@ -41,6 +43,7 @@ def test_a_process_that_vanishes_died(start, code):
     assert process.obituary.process == "ghost"
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_the_result_is_one_object_however_often_it_is_asked_for(start):
     process = start(target=t.echo, args=([1, 2],))
     assert process.result() is process.result() == [1, 2]
@@ -56,6 +59,7 @@ def test_waiting_for_a_result_has_a_limit(start):
     assert process.is_alive()
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_a_value_that_cannot_be_sent_harms_nobody_but_who_asks_for_it(start, capfd):
     """`multiprocessing` throws away what `run` returns, so returning anything is no failure."""
     process = start(target=t.unpicklable)
@@ -66,6 +70,7 @@ def test_a_value_that_cannot_be_sent_harms_nobody_but_who_asks_for_it(start, cap
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_a_value_that_explodes_here_is_a_remote_error(start):
     process = start(target=t.bring_explosive)
     with pytest.raises(RemoteError, match="cannot be rebuilt in this process: LookupError: boom"):
@@ -106,6 +111,7 @@ def test_lambdas_and_closures_are_targets(start):
     assert start(target=lambda more: captured + more, args=(2,)).result() == 42
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_a_bound_method_takes_its_object_along(start):
     class Local:
         def __init__(self):
@@ -168,6 +174,7 @@ def test_a_fork_within_run_says_nothing_in_its_name(start):
     assert start(target=t.fork_and_let_both_return).result() == "parent"
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_arguments_are_those_of_the_start(make):
     """What is changed after `start` does not reach the process."""
     given = [1]
@@ -177,6 +184,7 @@ def test_arguments_are_those_of_the_start(make):
     assert process.result() == [1]
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_the_object_lets_go_of_its_arguments(make):
     process = make(target=t.echo, args=(1,))
     process.start()

@@ -22,6 +22,7 @@ def test_a_target_gets_its_arguments(make):
     assert process.result() == ((1, "two"), {"three": 3})
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_a_list_of_arguments_will_do(make):
     process = make(target=t.both, args=[1, 2])
     process.start()
@@ -88,6 +89,7 @@ def test_the_sentinel_of_a_process_that_was_not_started_is_a_value_error():
         _ = shoal.Process().sentinel
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_nobody_starts_twice(start):
     process = start(target=t.echo)
     with pytest.raises(AssertionError, match="cannot start a process twice"):
@@ -97,6 +99,7 @@ def test_nobody_starts_twice(start):
         process.start()
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_a_fork_may_neither_start_nor_join_nor_test_what_is_its_parents(start, make):
     """Whoever inherits a Process object has no part in its process."""
     process, unstarted = start(target=t.wait_ready_forever), make(target=t.echo)
@@ -122,6 +125,7 @@ def test_a_fork_may_neither_start_nor_join_nor_test_what_is_its_parents(start, m
     ]
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_join_with_a_timeout_returns_none_either_way(start):
     process = start(target=t.wait_forever)
     assert process.join(0.01) is None
@@ -134,6 +138,8 @@ def test_join_with_a_timeout_returns_none_either_way(start):
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.start_methods("forkserver", "fork")
+@pytest.mark.start_methods("forkserver")
 @pytest.mark.parametrize(
     ("code", "exitcode", "printed"),
     [(None, 0, ""), (0, 0, ""), (7, 7, ""), (True, 1, ""), (-1, 255, ""), ("a word", 1, "a word\n"), ([1], 1, "[1]\n")],
@@ -156,6 +162,7 @@ def test_an_exception_is_printed_and_exits_with_one(start, capfd):
     assert "shoal/_" not in printed  # its own frames tell the user nothing
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_close_lets_go_and_refuses_everything_after(start):
     process = start(target=t.echo)
     process.join()
@@ -173,6 +180,7 @@ def test_close_lets_go_and_refuses_everything_after(start):
     assert repr(process) == f"<Process name='{process.name}' parent={os.getpid()} closed>"
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_closing_a_running_process_is_refused(start):
     process = start(target=t.wait_forever)
     with pytest.raises(ValueError, match="Cannot close a process while it is still running"):
@@ -190,6 +198,7 @@ def test_the_sentinel_tells_the_end(start):
     assert select.select([process.sentinel], [], [], 0)[0] == [process.sentinel]
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_a_name_is_class_and_number_and_can_be_changed(make):
     first, second = t.Adder(1, 2), t.Adder(1, 2)
     kind, _, number = first.name.partition("-")
@@ -213,6 +222,7 @@ def test_a_child_counts_its_own_and_names_them_after_itself(start):
     assert seen[1] == pid
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_daemon_is_set_before_the_start_and_inherited(make):
     process = make(target=t.identify)
     assert process.daemon is False
@@ -226,6 +236,7 @@ def test_daemon_is_set_before_the_start_and_inherited(make):
     assert shoal.Process(daemon=True).daemon is True
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_active_children_are_those_that_run(start):
     assert shoal.active_children() == []
     process, other = start(target=t.wait_forever), start(target=t.echo)
@@ -257,11 +268,13 @@ def test_a_subclass_that_forgot_its_base_class_is_told_so():
         Forgetful().start()
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_threads_that_are_no_daemons_are_waited_for(start, tmp_path):
     start(target=t.leave_a_thread, args=(str(tmp_path / "file"),)).join()
     assert (tmp_path / "file").read_text() == "done"
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_sigint_is_a_keyboard_interrupt(start):
     process = start(target=t.catch_ctrl_c)
     process.wait_ready()
@@ -289,6 +302,7 @@ def test_multiprocessings_queues_and_pipes_can_be_handed_over(start, start_metho
             resource_sharer.stop()
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_what_is_ours_beyond_that_may_be_hidden_by_a_subclass(start):
     """Code written for multiprocessing may call its attributes `result`, `stop`, `ready` or anything."""
     process = start(t.Hider)
@@ -296,6 +310,7 @@ def test_what_is_ours_beyond_that_may_be_hidden_by_a_subclass(start):
     assert shoal.Process.result(process) == ["mine"] * 5
 
 
+@pytest.mark.start_methods("forkserver", "fork")
 def test_the_key_of_multiprocessing_is_handed_on(make):
     process = make(target=t.key_of_multiprocessing)
     assert process.authkey == multiprocessing.current_process().authkey

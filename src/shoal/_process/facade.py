@@ -18,7 +18,6 @@ import itertools
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -122,7 +121,11 @@ class Process:
             launcher.warm_up(self._shoal_method)  # first: it starts beside what is imported here next
         from shoal._process.starting import start
 
-        running = self._shoal_run = start(self)
+        start(self)
+
+    def _started_as(self, running: Running) -> None:
+        """Take in what has come of the start."""
+        self._shoal_run = running
         _here.children[running] = self
         self._on_exit(partial(_here.children.pop, running, None))
         # What it holds may be large, or hold the object in turn.
@@ -198,14 +201,8 @@ class Process:
             RuntimeError: It ended without saying that it is ready. What `run` raised, if it did, is raised as it is.
         """
         running = self._started("wait for")
-        seconds = _seconds(timeout)
-        limit = None if seconds is None else time.monotonic() + seconds
-        with running.heard:
-            while running.said_ready is None and not running.ended.is_set():
-                left = None if limit is None else limit - time.monotonic()
-                if left is not None and left <= 0:
-                    raise TimeoutError(f"{self._name} has not said that it is ready within {timeout} s")
-                running.heard.wait(left)
+        if not running.heard.wait(_seconds(timeout)):
+            raise TimeoutError(f"{self._name} has not said that it is ready within {timeout} s")
         if running.said_ready is not None:
             return running.ready_value(self._name)
         running.result(self._name)

@@ -241,7 +241,7 @@ class Hub:
         elif kind == m.SAID_READY:
             running.said_ready = Parcel(message, buffers)
             running.stirred = time.monotonic()
-            self._later.append(lambda: _notify(running))
+            running.heard.set()
         elif kind in (m.RETURNED, m.RAISED):
             running.outcome = Parcel(message, buffers)
         elif running.on_message is not None:
@@ -304,7 +304,7 @@ class Hub:
         with self.lock:
             running.ended.set()
             callbacks, running.at_end = running.at_end, []
-        _notify(running)
+        running.heard.set()
         for callback in callbacks:
             _guarded(callback)
 
@@ -423,11 +423,6 @@ class Hub:
         if self._arena is not None:
             self._arena.abandon()
         self.poller.close()
-
-
-def _notify(running: Running) -> None:
-    with running.heard:
-        running.heard.notify_all()
 
 
 def _guarded(action: Callable[..., object], *args: object) -> None:

@@ -25,6 +25,7 @@ from shoal._os import descriptors, processes
 from shoal._pool import autopsy
 from shoal._pool.failures import unreadable_value
 from shoal._pool.worker import WorkerHandle
+from shoal._process.latch import Latch
 from shoal._wire import codec, remote
 from shoal._wire import messages as m
 from shoal._wire.link import Link, Received
@@ -104,9 +105,9 @@ class Running:
         self.handle = handle
         self.launcher = launcher
         self.link = Link(handle.sock, handle.courier, handle.send, handle.reader)
-        self.known = threading.Event()
-        self.ended = threading.Event()
-        self.heard = threading.Condition()  # notified when it said that it is ready, and when it ended
+        self.known = Latch()
+        self.ended = Latch()
+        self.heard = Latch()  # it said that it is ready, or ended
         self.stopping = threading.Event()
         self.refusal: Exception | None = None
         self.pid = 0

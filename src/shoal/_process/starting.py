@@ -35,7 +35,7 @@ PATIENCE_S = 0.1
 DAEMON_GRACE_S = 1.0
 
 
-def start(process: Process) -> Running:
+def start(process: Process) -> None:
     """Have the process made. Blocks until it exists."""
     check_platform()
     place = unguarded_import()
@@ -66,9 +66,9 @@ def start(process: Process) -> Running:
             raise hubs.refused(error) from error
         finally:
             hubs.leave(hub)
-    if running.refusal is not None:
-        raise running.refusal
-    return running
+        if running.refusal is not None:
+            raise running.refusal
+        process._started_as(running)
 
 
 def _ask(hub: hubs.Hub, process: Process, payload: codec.Payload | None, buffers: list[Any]) -> Running:
@@ -182,17 +182,17 @@ def _end_all() -> None:
     """The program ends: wait for its processes, then end its daemons; end all of them if Ctrl-C ended it, or ends this."""
     if _registered_in != os.getpid():
         return  # a fork that ends as a program does: they are not its
-    if getattr(sys, "last_type", None) is not KeyboardInterrupt:
-        try:
+    try:
+        if getattr(sys, "last_type", None) is not KeyboardInterrupt:
             for process in _children():
                 if not process._daemon:
                     process.join()
-        except KeyboardInterrupt:
-            _end_now(_children())
-            # End as a program ends that Ctrl-C ends; raising here would only print what an exit handler ignores.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-    _end_now(_children())
+        _end_now(_children())
+    except KeyboardInterrupt:
+        _end_now(_children())
+        # End as a program ends that Ctrl-C ends; raising here would only print what an exit handler ignores.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _children() -> list[Process]:
