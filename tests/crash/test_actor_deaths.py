@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from contextlib import suppress
 
 import pytest
 
 import shoal
+from tests.crash import tree_storms
 from tests.crash.actor_stages import Caller, Log, Staged, argument
 from tests.support import HANG_LIMIT_S, eventually, is_alive
 
@@ -81,28 +79,9 @@ def is_settled(log):
     return len(log.everything.call()) == before
 
 
-def test_actor_killed_again_and_again_answers_whoever_asks_next():
-    @shoal.actor(intensity=1000)
-    class Echo:
-        def echo(self, value):
-            return value
-
-    answered = died = 0
-    with Echo() as echo:
-        for number in range(40):
-            futures = [echo.echo(number) for _ in range(5)]
-            with suppress(ProcessLookupError, TypeError):  # it is dead already
-                os.kill(echo.pid, signal.SIGKILL)
-            for future in futures:
-                try:
-                    assert future.result(HANG_LIMIT_S) == number
-                    answered += 1
-                except shoal.ActorDied as error:
-                    died += error.obituary is not None
-        assert echo.echo.call("end") == "end"
-        statistics = echo.statistics()
-    assert answered + died == 200
-    assert (statistics.calls, statistics.failures) == (201, died)
+def test_actor_killed_again_and_again_runs_no_call_twice(tmp_path):
+    """Other processes call it, some of them killed, too; every call is accounted for."""
+    tree_storms.kill_actor(tmp_path, kills=40)
 
 
 def test_program_that_is_killed_takes_its_tree_and_its_actors_along(start_script):

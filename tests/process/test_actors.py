@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import gc
 import os
 import pickle
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -162,6 +164,38 @@ def test_callback_of_a_future_cannot_wait_for_an_actor(counter):
     counter.add(1).add_done_callback(callback)
     assert heard.wait(HANG_LIMIT_S)
     assert said in ([], ["a callback of an actor's future cannot wait for an actor: do that in another thread"])
+
+
+def test_callback_of_a_call_that_died_may_wait_for_the_next_run(slow, tmp_path):
+    """It runs in a thread that nobody else waits for."""
+    answers = []
+    future = slow.wait("a")
+    begun(tmp_path, "a")
+    done = threading.Event()
+
+    def callback(_future):
+        try:
+            answers.append(slow.everything.call(timeout=HANG_LIMIT_S))
+        finally:
+            done.set()
+
+    future.add_done_callback(callback)
+    os.kill(slow.pid, signal.SIGKILL)
+    assert done.wait(HANG_LIMIT_S)
+    assert answers == [[]]
+
+
+def test_call_leaves_no_cycle_behind(counter):
+    gc.collect()
+    gc.disable()
+    try:
+        future = counter.add(1)
+        future.result(HANG_LIMIT_S)
+        gone = weakref.ref(future)
+        del future
+        eventually(lambda: gone() is None, what="the future to go")
+    finally:
+        gc.enable()
 
 
 # --- data ---------------------------------------------------------------------------------------

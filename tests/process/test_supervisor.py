@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -399,3 +400,29 @@ def test_children_are_restarted_over_every_start_method(method, monkeypatch):
     monkeypatch.setenv("SHOAL_START_METHOD", method)
     with shoal.Supervisor() as tree:
         kill(tree.start(Waits, ready=True))
+
+
+def test_child_that_is_never_made_does_not_hold_up_the_end():
+    """The constructor is the user's code, and runs in the program: nobody can end it, so it is not waited for."""
+    entered, leave = threading.Event(), threading.Event()
+
+    class NeverMade(shoal.Process):
+        def __init__(self):
+            entered.set()
+            leave.wait(HANG_LIMIT_S)
+            super().__init__(target=supervised.sleeps)
+
+    tree = shoal.Supervisor()
+    starter = threading.Thread(target=start_quietly, args=(tree, NeverMade))
+    starter.start()
+    assert entered.wait(HANG_LIMIT_S)
+    tree.stop()
+    assert tree.statistics().state == "stopped"
+    leave.set()
+    starter.join(HANG_LIMIT_S)
+    eventually(lambda: not any("shoal-start" in one.name for one in threading.enumerate()), what="the start to be over")
+
+
+def start_quietly(tree, child):
+    with suppress(RuntimeError):
+        tree.start(child, shutdown=0.1)

@@ -54,7 +54,8 @@ class Reader(Protocol):
 class ActorFuture(concurrent.futures.Future[Any]):
     """The answer to a call of an actor. Works wherever a `concurrent.futures.Future` does, and can be awaited.
 
-    Cancelling it takes the call back if it was not sent; else the call runs and its answer is dropped.
+    Cancelling it takes the call back if it was not sent; else the call runs and its answer is dropped. What is given to
+    `add_done_callback` is called by the thread that reads the answers of all actors: be quick there.
     """
 
     _withdraw: Callable[[], object] | None = None
@@ -113,8 +114,11 @@ class Call:
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         """Give the future its answer."""
-        future = self.future
-        if future is None or not future.set_running_or_notify_cancel():
+        future, self.future = self.future, None
+        if future is None:
+            return
+        future._withdraw = None
+        if not future.set_running_or_notify_cancel():
             return
         if error is not None:
             future.set_exception(error)
@@ -200,9 +204,9 @@ class Connection:
                 self.changed.wait(left)
             if self.book.closed:
                 return False
-            if call.future is not None:
-                call.future._withdraw = lambda: self._withdraw(call)
             self._send(self.book.offer(call))
+            if call.future is not None and call.payload:  # it was not sent
+                call.future._withdraw = lambda: self._withdraw(call)
             return True
 
     def _withdraw(self, call: Call) -> None:
@@ -215,6 +219,8 @@ class Connection:
         for number, call in calls:
             self.link.send((wire.CALL, number, call.method, call.wants_answer, call.payload), buffers=call.buffers)
             call.payload, call.buffers = b"", []
+            if call.future is not None:
+                call.future._withdraw = None  # which would be a cycle
         if self.book.waiting:
             self._ask_for_room()
 

@@ -184,15 +184,18 @@ class Keeper:
             self.last = None if how.normal else how
             told = self._no_more(run)
         client.retire(self.target, run)
+        if told:  # not here: futures have callbacks of the user, and this thread hears all processes
+            threading.Thread(target=self._fail, args=(told, _why(how)), name="shoal-bereaved", daemon=True).start()
+
+    def _fail(self, told: list[list[Call]], why: Obituary | None) -> None:
         for calls in told:
-            fail(self.target, calls, _why(how))
+            fail(self.target, calls, why)
 
     def _hear_nothing(self) -> None:
         """A connection has ended and no run did: it was given up by a run that goes on, for lack of descriptors, say."""
         with self._guard:
             told = self._no_more(None)
-        for calls in told:
-            fail(self.target, calls, None)
+        self._fail(told, None)
 
     def _no_more(self, run: int | None) -> list[list[Call]]:
         """Take out the calls that waited to hear of this run, or of any. With `_guard` held."""

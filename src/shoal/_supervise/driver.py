@@ -105,6 +105,7 @@ class Attempt:
         self._told: list[Order] = []  # before there was anything to tell it to
         self._exit: Exit | None = None
         self._started = False
+        self._given_up = False  # it was to be killed while it was being made
         self._gone = threading.Event()
 
     def go(self, member: Member) -> None:
@@ -115,13 +116,22 @@ class Attempt:
         try:
             running = member.recipe.make(self.begin)
         except BaseException as error:
-            self._driver.failed(self, error)
+            with self._guard:
+                given_up = self._given_up
+            if not given_up:
+                self._driver.failed(self, error)
             return
         with self._guard:
-            self.running = running
+            given_up = self._given_up
             told, self._told = self._told, []
+            if not given_up:
+                self.running = running
         for order in told:
             _pass_on(order, running)
+        if not given_up:
+            self._wait_ready(member, running)
+
+    def _wait_ready(self, member: Member, running: Running) -> None:
         try:
             if member.ready != 0:
                 running.wait_ready(member.ready)
@@ -138,13 +148,20 @@ class Attempt:
             self._driver.exited(self, gone)
 
     def tell(self, order: Order) -> None:
-        """Pass on "ask" or "kill", as soon as there is something to pass it to. Any thread."""
+        """Pass on "ask" or "kill", as soon as there is something to pass it to. Any thread.
+
+        Who is to be killed while he is being made is given up: that is code of the user, which may never return.
+        """
         with self._guard:
             running = self.running
             if running is None:
                 self._told.append(order)
+            gives_up = running is None and order == "kill" and not self._given_up
+            self._given_up = self._given_up or gives_up
         if running is not None:
             _pass_on(order, running)
+        elif gives_up:
+            self._driver.failed(self, TimeoutError(f"{self.begin.id} was not made in time"))
 
     def _exited(self, how: Exit) -> None:
         with self._guard:
@@ -259,6 +276,7 @@ class Driver:
         pid = attempt.running.pid if attempt.running is not None else None
 
         def event(now: float) -> list[Action]:
+            self.records[id_].error = None
             self._tell(ev.ChildReady(**self._about(id_, run), pid=pid))
             return self.policy.started(id_, run, now)
 
@@ -318,7 +336,11 @@ class Driver:
         while self.policy.ended is None:
             event = self._next_event()
             with self.guard:  # R1
-                actions = self._decide(event)
+                try:
+                    actions = self._decide(event)
+                except Exception:  # none is known; but whoever watches over all must not end by itself
+                    _log.exception("shoal: unexpected failure in %s", self.name)
+                    continue
             for action in actions:
                 self._carry_out(action)
             self._let_rest()
