@@ -215,14 +215,15 @@ def test_the_program_waits_for_its_processes_and_ends_its_daemons(run_script, st
 
 
 WAITING = """
-    import sys, threading, time
+    import sys, threading, time, traceback
     import shoal
     from tests.process.process_tasks import wait_ready_forever
 
     def tell_when_the_end_waits():
-        main = threading.main_thread().ident
-        while sys._current_frames()[main].f_code.co_name != "wait":
+        main = threading.main_thread().ident  # before that Python itself may swallow a Ctrl-C
+        while "in _end_all" not in "".join(traceback.format_stack(sys._current_frames()[main])):
             time.sleep(0.005)
+        time.sleep(0.05)  # to come from its first line to the wait
         print("waiting", process.pid, flush=True)
 
     if __name__ == "__main__":
