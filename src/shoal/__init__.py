@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from shoal._supervise.tree import Supervisor
     from shoal._sync.barrier import Barrier
+    from shoal._sync.channel import Channel, ChannelStatistics
     from shoal._sync.condition import Condition
     from shoal._sync.event import Event
     from shoal._sync.lock import Hold, Lock, RLock
@@ -100,7 +101,9 @@ __all__ = [
     "BoundedSemaphore",
     "BrokenBarrierError",
     "Cancelled",
+    "Channel",
     "ChannelClosed",
+    "ChannelStatistics",
     "ChildCounts",
     "ChildEvent",
     "ChildExited",
@@ -178,6 +181,8 @@ _HOMES = {
     "ChildRestarting": "shoal._supervise.events",
     "ChildStarted": "shoal._supervise.events",
     "ChildStopped": "shoal._supervise.events",
+    "Channel": "shoal._sync.channel",
+    "ChannelStatistics": "shoal._sync.channel",
     "Condition": "shoal._sync.condition",
     "Event": "shoal._sync.event",
     "Explanation": "shoal._pool.explaining",

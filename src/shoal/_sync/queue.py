@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from shoal._memory import segments
-from shoal._os import cpus, futex, mutex
+from shoal._os import futex, mutex
 from shoal._settings import parse_bytes
 from shoal._sync import identities, queue_items
 from shoal._sync import queue_layout as at
 from shoal._sync.cells import Cell
 from shoal._sync.gates import Gate
+from shoal._sync.patience import RECHECK_S, Patience
 from shoal._sync.queue_core import FULL, SHUT, Core
 from shoal._sync.queue_items import PLAIN_BYTES, PLAIN_TYPES, dumps
 from shoal._sync.queue_party import Local, Party
@@ -33,11 +34,6 @@ from shoal._sync.queue_snapshots import LostItem, QueueStatistics
 from shoal.errors import NoSharedMemory, QueueClosed
 
 ItemT = TypeVar("ItemT")
-
-#: Longest sleep without looking again. Seconds.
-RECHECK_S = 0.1
-#: How long a thread looks before it sleeps; waking one takes longer. Seconds.
-SPIN_S = 50e-6
 
 
 class Queue(Generic[ItemT]):
@@ -85,7 +81,7 @@ class Queue(Generic[ItemT]):
         gates = Gate(cell.address + at.PUT_GUARD), Gate(cell.address + at.TAKE_GUARD)
         self._core = Core(words, view, *gates, lambda offset, nbytes: segments.reserve(view, offset, nbytes))
         self._ack = bool(words[at.ACK])
-        self._spin_s = SPIN_S if cpus.usable_cpus() > 1 else 0.0
+        self._patience = Patience()
         self._swept = 0.0
         self._become_local()
         _open.add(self)
@@ -382,16 +378,8 @@ class Queue(Generic[ItemT]):
         """Wait until `ready()` or for a little less than `RECHECK_S`; False once the deadline has passed."""
         if deadline is not None and time.monotonic() >= deadline:
             return False
-        if not self._spin(ready):
+        if not self._patience.spin(ready):
             self._sleep(ready, bell, how, RECHECK_S if deadline is None else deadline - time.monotonic())
-        return True
-
-    def _spin(self, ready: Callable[[], bool]) -> bool:
-        limit = time.monotonic() + self._spin_s
-        while not ready():
-            if time.monotonic() >= limit:
-                return False
-            futex.give_way()
         return True
 
     def _sleep(self, ready: Callable[[], bool], bell: int, how: int, most_s: float) -> None:
