@@ -54,9 +54,9 @@ class PipeLine:
 class QueueLine:
     """A queue for each direction."""
 
-    def __init__(self, out: Any = None, back: Any = None) -> None:
-        self._out = shoal.Queue() if out is None else out
-        self._back = shoal.Queue() if back is None else back
+    def __init__(self, out: Any, back: Any) -> None:
+        self._out = out
+        self._back = back
 
     def send(self, message: bytes) -> None:
         self._out.put(message, timeout=HANG_LIMIT_S)
@@ -73,9 +73,9 @@ class QueueLine:
 class ChannelLine:
     """A channel for each direction."""
 
-    def __init__(self, out: Any = None, back: Any = None) -> None:
-        self._out = shoal.Channel(bytes) if out is None else out
-        self._back = shoal.Channel(bytes) if back is None else back
+    def __init__(self, out: Any, back: Any) -> None:
+        self._out = out
+        self._back = back
 
     def send(self, message: bytes) -> None:
         self._out.send(message, timeout=HANG_LIMIT_S)
@@ -115,13 +115,16 @@ def through(line: Line, sent: list[bytes], change: Change = unchanged) -> tuple[
     process.start()
     came: list[bytes] = []
     start = time.perf_counter()
-    for message in sent:
-        line.send(message)
-        came.append(line.receive())
-        if len(came) == 1:
-            start = time.perf_counter()  # the process is there
-    took_s = time.perf_counter() - start
-    seen = process.result(timeout=HANG_LIMIT_S)
+    try:
+        for message in sent:
+            line.send(message)
+            came.append(line.receive())
+            if len(came) == 1:
+                start = time.perf_counter()  # the process is there
+        took_s = time.perf_counter() - start
+        seen = process.result(timeout=HANG_LIMIT_S)
+    finally:
+        process.kill()  # it waits for more, if anything went wrong here
     return came == sent and seen == [hashlib.sha256(message).hexdigest() for message in sent], took_s
 
 
@@ -151,10 +154,24 @@ def through_memory(sent: bytes, copy: Callable[[Any, int], str] = copy_over) -> 
     return array[len(sent) :].tobytes() == sent and seen == hashlib.sha256(sent).hexdigest(), took_s
 
 
-WAYS: tuple[tuple[str, Callable[[], Line]], ...] = (
-    ("a pipe", PipeLine),
-    ("a shoal.Queue", QueueLine),
-    ("a shoal.Channel", ChannelLine),
+def pipe(_longest: int) -> Line:
+    return PipeLine()
+
+
+def queue(_longest: int) -> Line:
+    return QueueLine(shoal.Queue(), shoal.Queue())
+
+
+def channel(longest: int) -> Line:
+    """A channel has to know how long a message may be; here it has room for one."""
+    out, back = (shoal.Channel(bytes, message_bytes=longest, capacity=1) for _ in range(2))
+    return ChannelLine(out, back)
+
+
+WAYS: tuple[tuple[str, Callable[[int], Line]], ...] = (
+    ("a pipe", pipe),
+    ("a shoal.Queue", queue),
+    ("a shoal.Channel", channel),
 )
 
 
@@ -162,7 +179,7 @@ def run(sizes: Sizes, doing: Doing) -> Iterator[Verdict]:
     sent = messages(sizes.longest)
     for what, make in WAYS:
         doing(f"bytes through {what} and back")
-        yield judge(what, sent, *through(make(), sent))
+        yield judge(what, sent, *through(make(sizes.longest), sent))
     doing("bytes through a shared array")
     same, took_s = through_memory(sent[-1])
     yield judge("a shared array", sent[-1:], same, took_s)

@@ -100,7 +100,7 @@ def copy_less(array, half):
 @pytest.mark.parametrize(("what", "make"), ch3_messages.WAYS, ids=["pipe", "queue", "channel"])
 def test_the_same_bytes_come_back(what, make):
     sent = ch3_messages.messages(1 << 20)
-    verdict = ch3_messages.judge(what, sent, *ch3_messages.through(make(), sent))
+    verdict = ch3_messages.judge(what, sent, *ch3_messages.through(make(1 << 20), sent))
     assert verdict.holds, verdict.figure
 
 
