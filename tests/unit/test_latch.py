@@ -72,4 +72,5 @@ def test_an_exception_at_any_step_of_a_waiter_leaves_it_usable(step):
     setter.start()
     setter.join(HANG_LIMIT_S)
     assert latch.wait(0)
-    assert struck or step > 20
+    if sys.version_info[:2] != (3, 12):  # which does not trace the instructions of a function it has just entered
+        assert struck or step > 20
