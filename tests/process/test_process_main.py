@@ -138,6 +138,32 @@ def test_a_main_module_that_cannot_be_imported_is_one_clear_error(run_script, st
     assert "LookupError: only as the main program" in done.stderr
 
 
+def test_a_program_without_standard_streams_has_processes_all_the_same(run_script, start_method, tmp_path):
+    done = run_script(
+        """
+        import os, sys
+        import shoal
+
+        def work():
+            print("nowhere")
+            return "done"
+
+        if __name__ == "__main__":
+            for stream in (0, 1, 2):
+                os.close(stream)
+            for _ in range(2):
+                process = shoal.Process(target=work)
+                process.start()
+                with open(sys.argv[1], "a") as file:
+                    file.write(process.result())
+        """,
+        tmp_path / "told",
+        env={"SHOAL_START_METHOD": start_method},
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "told").read_text() == "donedone"
+
+
 def test_a_process_of_a_module_run_by_name(run_script, start_method, tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").touch()

@@ -439,9 +439,10 @@ def _passed(handle: WorkerHandle, *, captured: bool) -> list[int]:
     passed.insert(3, launchers.lifeline().read_fd)
     if not captured:
         for place, stream in ((4, 1), (5, 2)):
-            with contextlib.suppress(OSError):  # it is closed: nowhere, then
-                os.fstat(stream)
-                passed[place] = stream
+            # If the program closed it, output goes nowhere; the number may be something else's by now, closed at an exec.
+            with contextlib.suppress(OSError):
+                if os.get_inheritable(stream):
+                    passed[place] = stream
     return passed
 
 

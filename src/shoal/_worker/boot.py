@@ -83,6 +83,7 @@ def isolate(fds: dict[str, int], *, captured: bool) -> None:
     processes.become_subreaper()
     processes.raise_oom_score()
     signals.reset_signals()
+    _clear_standard_streams(fds)
     os.dup2(fds["null"], 0)
     if captured:
         os.dup2(fds["output"], 1)
@@ -94,6 +95,15 @@ def isolate(fds: dict[str, int], *, captured: bool) -> None:
     sys.stdout = _stream(1)
     sys.stderr = _stream(2)
     threading.current_thread().name = "MainThread"
+
+
+def _clear_standard_streams(fds: dict[str, int]) -> None:
+    """Move descriptors out of the way that have the numbers of standard streams: the program had closed those."""
+    for name, fd in fds.items():
+        if fd <= 2 and (name, fd) not in (("output", 1), ("errors", 2)):
+            import fcntl
+
+            fds[name] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def _stream(fd: int) -> Any:

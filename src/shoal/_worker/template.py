@@ -267,6 +267,9 @@ def main(front_fd: int, lifeline_fd: int) -> NoReturn:
     """Entry point of the template process."""
     for fd in (front_fd, lifeline_fd):
         os.set_inheritable(fd, False)
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)  # the program has closed a standard stream: nothing else is to have its number
+    os.close(fd)
     processes.own_group()
     processes.become_subreaper()
     processes.name_process("shoal-template")
