@@ -49,7 +49,7 @@ NEWS_S = 0.05
 #: After the last large argument the memory it went through is given back within this time.
 TRIM_S = 3.0
 #: What a template loads once, so that no process has to.
-_PRELOAD = ("shoal._process.facade",)
+_PRELOAD = ("shoal._worker.solo", "shoal._process.facade")
 #: Part of the memory this process may use that arguments under way may take.
 _SHARE = 4
 

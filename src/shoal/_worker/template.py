@@ -7,7 +7,8 @@ Sockets, all of kind SEQPACKET, one marshalled tuple per message
     front door    from the program. First ("hello", sys_path, main or None, command or None, prelude),
                   then ("client",) + one descriptor for each pool. Its end-of-file: the program is gone.
     client        ("preload", names): import these modules, for those to come
-                  ("fork", token, captured, entry) + eight descriptors (see `boot.py`); entry: one of ENTRIES
+                  ("fork", token, captured, entry) + eight descriptors (see `boot.py`); entry: "boot" or "solo",
+                  the module of `_worker` in which it begins
                   -> ("forked", token, pid) + pidfd | ("failed", token, reason)
                   -> ("exited", pid, code, signal, peak_bytes, cpu_s), once per forked worker
                   -> ("broken", traceback, is_guard) instead, when the main module cannot be imported
@@ -28,18 +29,14 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from shoal._os import descriptors, processes, signals
 from shoal._os.interpreter import MainModule, import_main
 from shoal._os.lifeline import Lifeline
 from shoal._worker.boot import DESCRIPTORS, run_worker
-from shoal._worker.solo import run_solo
 
 _MESSAGE_BYTES = 1 << 20
-#: What a forked process may become, by the module of `_worker` that has it.
-ENTRIES: dict[str, Callable[..., NoReturn]] = {"boot": run_worker, "solo": run_solo}
 
 
 class Template:
@@ -219,7 +216,11 @@ class Template:
                 call = f"from shoal._worker.{entry} import spawned; spawned({numbers!r}, captured={captured})"
                 command = [*self._exec_command, self._prelude + call]
                 os.execv(command[0], command)
-            ENTRIES[entry](named, captured=captured)
+            if entry == "solo":
+                from shoal._worker.solo import run_solo  # loaded already, by a "preload"
+
+                run_solo(named, captured=captured)
+            run_worker(named, captured=captured)
         finally:
             os._exit(1)
 
