@@ -252,7 +252,7 @@ class Writer:
     def _wait_for_room(self, sent: int, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._has_room(sent):
-            if self._patience.spin(lambda: self._has_room(sent)):
+            if timeout != 0 and self._patience.spin(lambda: self._has_room(sent)):
                 return
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError("this channel stayed full: a reader is too slow")
