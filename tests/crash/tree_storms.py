@@ -65,7 +65,8 @@ class Journal:
         self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(self, caller: int, number: int) -> int:
-        os.write(self.file, f"{caller} {number}\n".encode())
+        # 16 bytes each: a kill cuts a write at the end of a page, if at all.
+        os.write(self.file, f"{caller:6d} {number:8d}\n".encode())
         return number
 
 

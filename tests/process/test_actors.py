@@ -140,7 +140,7 @@ def test_actor_that_calls_itself_is_told_so_instead_of_waiting():
         with pytest.raises(RuntimeError, match="calls itself and would wait for ever"):
             keeper.call_itself.call(keeper)
         keeper.cast_to_itself.call(keeper, 7)
-        assert keeper.first.call() == 7
+        eventually(lambda: keeper.first.call() == 7, what="the cast, by another way than ours, to arrive")
 
 
 def test_call_that_takes_too_long_is_left_alone(slow, tmp_path):
@@ -164,25 +164,6 @@ def test_callback_of_a_future_cannot_wait_for_an_actor(counter):
     counter.add(1).add_done_callback(callback)
     assert heard.wait(HANG_LIMIT_S)
     assert said in ([], ["a callback of an actor's future cannot wait for an actor: do that in another thread"])
-
-
-def test_callback_of_a_call_that_died_may_wait_for_the_next_run(slow, tmp_path):
-    """It runs in a thread that nobody else waits for."""
-    answers = []
-    future = slow.wait("a")
-    begun(tmp_path, "a")
-    done = threading.Event()
-
-    def callback(_future):
-        try:
-            answers.append(slow.everything.call(timeout=HANG_LIMIT_S))
-        finally:
-            done.set()
-
-    future.add_done_callback(callback)
-    os.kill(slow.pid, signal.SIGKILL)
-    assert done.wait(HANG_LIMIT_S)
-    assert answers == [[]]
 
 
 def test_call_leaves_no_cycle_behind(counter):
@@ -345,6 +326,50 @@ def test_handle_elsewhere_finds_the_next_run(counter, pool):
 def test_actor_can_be_made_in_a_worker_and_ends_with_it(pool):
     with Keeper() as keeper:
         assert keeper.starts.call(41) == 42
+
+
+def test_fork_of_a_caller_has_a_connection_of_its_own(counter):
+    counter.add.call(1)
+    process = shoal.Process(target=supervised.use_counter, args=(counter, 20), start_method="fork")
+    process.start()
+    for _ in range(20):
+        counter.add.call(1)
+    assert len(process.result(HANG_LIMIT_S)) == 20
+    assert counter.get.call() == 46
+
+
+def test_fork_of_the_owner_does_not_keep_callers_waiting(counter):
+    """It has a copy of the listening socket, which it closes: else nobody would be refused while it lives."""
+    process = shoal.Process(target=supervised.sleeps, start_method="fork")
+    process.start()
+    counter.stop()
+    with pytest.raises(ConnectionRefusedError):
+        wire.connect(counter._target.address)
+    process.kill()
+    process.join(HANG_LIMIT_S)
+
+
+def test_fork_of_an_actor_does_not_hold_its_callers(tmp_path):
+    """What a method forked lives on and has closed the connections: callers hear of the actor's death at once."""
+
+    @shoal.actor(restart="temporary")
+    class Forks:
+        def fork(self):
+            pid = os.fork()
+            if pid == 0:
+                os.setpgid(0, 0)  # it leaves the group, so that the actor's end does not end it at once
+                time.sleep(60)
+                os._exit(0)
+            return pid
+
+        def die(self):
+            os._exit(3)
+
+    forks = Forks()
+    forks.fork.call()
+    with pytest.raises(shoal.ActorDied):
+        forks.die.call(timeout=HANG_LIMIT_S)
+    eventually(lambda: not forks.is_alive, what="the end of the actor")
 
 
 # --- deaths -------------------------------------------------------------------------------------

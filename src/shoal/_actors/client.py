@@ -17,6 +17,7 @@ import select
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,18 @@ _log = logging.getLogger("shoal")
 Bereaved = Callable[[Connection, list[Call]], object]
 
 
+class Reminder:
+    """Something to do at a time of the monotonic clock, unless it is cancelled."""
+
+    def __init__(self, at: float, action: Callable[[], object]) -> None:
+        self.at = at
+        self.action: Callable[[], object] | None = action
+
+    def cancel(self) -> None:
+        """Not to be done any more. Any thread."""
+        self.action = None
+
+
 class Hub:
     """The connections of this process and the thread that reads them."""
 
@@ -48,6 +61,8 @@ class Hub:
         self._by_fd: dict[int, Connection] = {}
         self._by_address: dict[bytes, Connection] = {}
         self._has_news = False
+        self._later: deque[Callable[[], object]] = deque()
+        self._reminders: list[Reminder] = []  # the thread's
         self._arena: Arena | None = None
         self._used_arena = False
         self.thread = threading.Thread(target=self._serve, name="shoal-actors", daemon=True)
@@ -103,8 +118,8 @@ class Hub:
 
     def _serve(self) -> None:
         while not self._may_end():
-            events = self._epoll.poll(TRIM_S if self._used_arena else None)
-            if not events and self._arena is not None:
+            events = self._epoll.poll(self._patience_s())
+            if not events and self._used_arena and self._arena is not None:
                 self._used_arena = False
                 self._arena.trim()
             for fd, what in events:
@@ -119,7 +134,34 @@ class Hub:
                 self._has_news = False
                 for connection in list(self._by_fd.values()):
                     connection.link.tell()
+            self._do_what_is_due()
         self._close()
+
+    def _patience_s(self) -> float | None:
+        """Return how long to wait for something to happen."""
+        times = [one.at - time.monotonic() for one in self._reminders]
+        times += [TRIM_S] * self._used_arena
+        return max(0.0, min(times)) if times else None
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        due = [one for one in self._reminders if one.at <= now]
+        self._reminders = [one for one in self._reminders if one.at > now and one.action is not None]
+        self._later.extend(one.action for one in due if one.action is not None)
+        while self._later:
+            try:
+                self._later.popleft()()
+            except BaseException:
+                _log.exception("shoal: unexpected failure in what tells of the deaths of actors")
+
+    def later(self, action: Callable[[], object]) -> None:
+        """Have something done in the thread. Any thread."""
+        self._later.append(action)
+        self.wake()
+
+    def remind(self, reminder: Reminder) -> None:
+        """Have something done in time. In the thread."""
+        self._reminders.append(reminder)
 
     def _serve_connection(self, connection: Connection, events: int) -> None:
         if events & select.EPOLLOUT and connection.outlet.flush():
@@ -146,7 +188,8 @@ class Hub:
     def _may_end(self) -> bool:
         global _hub
         with _guard:
-            if self._by_fd or _expected:
+            self._reminders = [one for one in self._reminders if one.action is not None]
+            if self._by_fd or _expected or self._later or self._reminders:
                 return False
             if _hub is self:
                 _hub = None
@@ -189,6 +232,25 @@ def existing(target: Target) -> Connection | None:
     """Return this process's connection to an actor, if it has one."""
     with _guard:
         return _hub.connection(target) if _hub is not None else None
+
+
+def remind(delay_s: float, action: Callable[[], object]) -> Reminder:
+    """Have something done by the thread in so many seconds. Called by the thread itself, so it is there."""
+    reminder = Reminder(time.monotonic() + delay_s, action)
+    hub = _hub
+    assert hub is not None
+    hub.remind(reminder)
+    return reminder
+
+
+def do_later(action: Callable[[], object]) -> None:
+    """Have something done by the thread, or here if there is none. No other thread: at the end of a program none can be made."""
+    with _guard:
+        hub = _hub
+        if hub is not None:
+            hub.later(action)
+    if hub is None:
+        action()
 
 
 def retire(target: Target, run: int | None) -> None:

@@ -77,7 +77,7 @@ class Keeper:
         self._exits: dict[int, Exit] = {}  # how the last runs ended, by number
         self._told = 0  # the last run of which that is known, and since when
         self._told_at = 0.0
-        self._bereaved: list[tuple[int | None, list[Call], threading.Timer]] = []  # calls that wait to hear why
+        self._bereaved: list[tuple[int | None, list[Call], client.Reminder]] = []  # calls that wait to hear why
         self._current: ActorRun | None = None
         self.last: Exit | None = None  # how the last run that died by itself did
         self.runs = 0
@@ -167,10 +167,7 @@ class Keeper:
             if known or self._listener is None:
                 how = self._exits.get(run or self._told)
             else:
-                timer = threading.Timer(HEARSAY_S, self._hear_nothing)
-                timer.daemon = True
-                self._bereaved.append((run, calls, timer))
-                timer.start()
+                self._bereaved.append((run, calls, client.remind(HEARSAY_S, self._hear_nothing)))
                 return
         fail(self.target, calls, _why(how))
 
@@ -185,7 +182,7 @@ class Keeper:
             told = self._no_more(run)
         client.retire(self.target, run)
         if told:  # not here: futures have callbacks of the user, and this thread hears all processes
-            threading.Thread(target=self._fail, args=(told, _why(how)), name="shoal-bereaved", daemon=True).start()
+            client.do_later(lambda: self._fail(told, _why(how)))
 
     def _fail(self, told: list[list[Call]], why: Obituary | None) -> None:
         for calls in told:
@@ -201,8 +198,8 @@ class Keeper:
         """Take out the calls that waited to hear of this run, or of any. With `_guard` held."""
         told = [one for one in self._bereaved if run is None or one[0] is None or one[0] <= run]
         self._bereaved = [one for one in self._bereaved if one not in told]
-        for _, _, timer in told:
-            timer.cancel()
+        for _, _, reminder in told:
+            reminder.cancel()
         return [calls for _, calls, _ in told]
 
     @property
@@ -265,8 +262,10 @@ class ActorRun:
         code = process.exitcode
         obituary = process.obituary if code != 0 else None
         how = Exit(code == 0, obituary.cause if obituary is not None else f"exited with code {code}", obituary)
-        self._keeper.exited(self._begin.run, how)
-        self._begin.on_exit(how)
+        try:
+            self._keeper.exited(self._begin.run, how)
+        finally:
+            self._begin.on_exit(how)
 
 
 def begin(cls: type, given: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Actor:

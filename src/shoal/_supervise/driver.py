@@ -110,7 +110,11 @@ class Attempt:
 
     def go(self, member: Member) -> None:
         """Begin, in a thread of its own (R2)."""
-        threading.Thread(target=self._go, args=(member,), name=f"shoal-start-{self.begin.id}", daemon=True).start()
+        thread = threading.Thread(target=self._go, args=(member,), name=f"shoal-start-{self.begin.id}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no room for another one, or the program is ending
+            self._driver.failed(self, error)
 
     def _go(self, member: Member) -> None:
         try:
