@@ -24,3 +24,10 @@ def take_until_closed(items: shoal.Queue[Any]) -> list[Any]:
 def echo(nested: dict[str, Any]) -> None:
     for item in nested["in"]:
         nested["out"].put(item)
+
+
+def relay(nested: dict[str, Any]) -> None:
+    (out,) = nested["out"]
+    with out.writer():
+        for array in nested["in"]:
+            out.send(array.tobytes())
