@@ -209,7 +209,8 @@ BY_HAND = (("terminate", "a"), ("restart", "a"), ("delete", "a"))
 WORLDS = {
     "one_for_one, failures": (Flags("one_for_one", 3), Limits(2, failures=1), THREE),
     "one_for_one, stop": (Flags("one_for_one", 3), Limits(2, failures=1, stops=1), KINDS),
-    "one_for_all, failures": (Flags("one_for_all", 3), Limits(2, failures=1), THREE),
+    "one_for_all, failure": (Flags("one_for_all", 3), Limits(1, failures=1), THREE),
+    "one_for_all, failures": (Flags("one_for_all", 4), Limits(2, failures=2), SHORT),
     "one_for_all, kinds, stop": (Flags("one_for_all", 3), Limits(2, stops=1), KINDS),
     "one_for_all, pauses": (Flags("one_for_all", 3, backoff_s=1.0), Limits(2, failures=1, waits=1), SHORT),
     "rest_for_one, failures": (Flags("rest_for_one", 3), Limits(2, failures=1), THREE),
