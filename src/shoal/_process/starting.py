@@ -82,8 +82,11 @@ def _ask(hub: hubs.Hub, process: Process, payload: codec.Payload | None, buffers
         copy.__dict__.update(process.__dict__)  # the object itself lets go of its arguments
         running.send_by_value = lambda: _send_by_value(running, copy)
     hub.launch(running, method, process if payload is None else None, captured=captured)
-    config = _config(process, running, payload)
-    running.link.send((m.BOOT, config), buffers=buffers)
+    try:
+        running.link.send((m.BOOT, _config(process, running, payload)), buffers=buffers)
+    except BaseException:
+        hub.give_up(running)  # T1
+        raise
     return running
 
 
@@ -116,8 +119,8 @@ def _config(process: Process, running: Running, payload: codec.Payload | None) -
     forked = payload is None
     main = launcher.main_in_worker
     return {
-        "name": process._name,
-        "title": process._name,
+        "name": str(process._name),
+        "title": str(process._name),
         "cwd": working_directory(),
         "env": None if forked or environment == launcher.environment else environment,
         "argv": [str(word) for word in sys.argv],
