@@ -59,7 +59,7 @@ class Sizes:
     #: Tasks of which one is a fault in native code.
     tasks: int = 1_000
     #: What the loop over the work of all cores takes, and how often it is measured. Seconds.
-    work_s: float = 1.0
+    work_s: float = 0.6
     rounds: int = 3
     #: Starts of a process, for each way; the quick ways three times as many.
     starts: int = 4
