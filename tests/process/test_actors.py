@@ -144,7 +144,7 @@ def test_actor_that_calls_itself_is_told_so_instead_of_waiting():
 
 
 def test_call_that_takes_too_long_is_left_alone(slow, tmp_path):
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"wait\(\) of actor Slow has not been answered within 0.05 s"):
         slow.wait.call("a", timeout=0.05)
     (tmp_path / "go-a").touch()
     assert slow.everything.call() == ["a"]

@@ -66,6 +66,11 @@ class ActorFuture(concurrent.futures.Future[Any]):
             self._withdraw()
         return super().cancel()
 
+    def _settled(self, timeout: float | None) -> bool:
+        """Wait until it is settled; False if `timeout` seconds passed first."""
+        with self._condition:
+            return self._condition.wait_for(self.done, timeout)
+
     def __await__(self) -> Generator[Any, None, Any]:
         import asyncio
 

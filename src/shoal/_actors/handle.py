@@ -93,9 +93,13 @@ class ActorMethod:
         self._actor._ask(Call(self._name, args, kwargs, future), timeout, wait=True)
         left = None if limit is None else max(0.0, limit - time.monotonic())
         try:
-            return future.result(left)
-        except BaseException:
-            future.cancel()  # on Ctrl-C, or if the time is over: the answer is for nobody
+            if not future._settled(left) and future.cancel():
+                raise TimeoutError(
+                    f"{self._name}() of actor {self._actor.name} has not been answered within {timeout} s"
+                )
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()  # the answer is for nobody
             raise
         finally:
             del future  # breaks the cycle with the traceback
