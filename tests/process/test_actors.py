@@ -504,6 +504,34 @@ def test_actor_can_be_a_child_of_a_supervisor():
     assert not actor.is_alive
 
 
+def test_actor_in_a_branch_that_is_restarted_is_the_same_for_its_callers():
+    with shoal.Supervisor(intensity=2) as tree:
+        branch = shoal.Supervisor(intensity=0)
+        child = branch.add(Counter, 3)
+        tree.start(branch)
+        actor = child.value
+        for _ in range(2):
+            pid = actor.pid
+            with pytest.raises(shoal.ActorDied) as died:
+                actor.leave.call(7)
+            assert (died.value.obituary.exit_code, died.value.obituary.pid) == (7, pid)
+            eventually(
+                lambda pid=pid: child.state == "up" and actor.pid not in (None, pid), what="the branch to be up again"
+            )
+            assert actor.add.call(1) == 4
+
+
+def test_actor_that_was_stopped_and_started_by_hand_has_no_old_obituary():
+    with shoal.Supervisor(intensity=2) as tree:
+        child = tree.start(Counter, 3)
+        actor = child.value
+        kill(actor)
+        assert actor.history.call() == "SIGKILL"
+        child.terminate()
+        child.restart()
+        assert actor.history.call() is None
+
+
 def test_actor_and_process_are_restarted_together():
     with shoal.Supervisor("one_for_all") as tree:
         actor = tree.start(Counter, 1).value

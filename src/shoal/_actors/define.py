@@ -68,8 +68,9 @@ def actor(
     other; the state of the instance needs no locks. A subclass of an actor's class is one, too.
 
     When the process dies, calls it has not answered fail with `ActorDied`, which carries the obituary; then the actor is made
-    again with the same arguments, in a new process, and ``on_restart(obituary)`` is called on it if it has such a method. When it is
-    stopped, ``on_stop()`` is called behind the last call, if it has that.
+    again with the same arguments, in a new process, and ``on_restart(obituary)`` is called on it if it has such a method; the
+    obituary is None if it had not died but was stopped, with its siblings or by hand. When it is stopped, ``on_stop()`` is called
+    behind the last call, if it has that.
 
     Args:
         cls: The class.

@@ -108,17 +108,18 @@ class Keeper:
                 self._listener = wire.listen(self.target.address)
                 _keepers[self.target.address] = self
                 client.mourn(self.target.address, self.lost)
-            self.runs = begin.run
+            self.runs += 1  # not `begin.run`: a supervisor that is restarted itself begins to count anew
+            number = self.runs
             args, kwargs = self._arguments
         process = ActorProcess(
             self.cls, args, kwargs, name=self.name, method=self.options.start_method, capture=self.options.capture
         )
-        process._actor_run = begin.run
+        process._actor_run = number
         process._actor_key = self.target.key
         process._actor_address = self.target.address
         process._actor_door = wire.new_address()
         process._actor_last = begin.last.obituary if begin.last is not None else None
-        return ActorRun(self, process, begin)
+        return ActorRun(self, process, begin, number)
 
     def began(self, run: ActorRun) -> None:
         """A process exists."""
@@ -221,9 +222,10 @@ def _why(how: Exit | None) -> Obituary | None:
 class ActorRun:
     """One run of an actor."""
 
-    def __init__(self, keeper: Keeper, process: ActorProcess, begin: Begin) -> None:
+    def __init__(self, keeper: Keeper, process: ActorProcess, begin: Begin, number: int) -> None:
         self._keeper = keeper
         self._begin = begin
+        self._number = number
         self._process: ActorProcess | None = process  # until it has ended: it keeps descriptors
         self.pid: int | None = None
         self._starting: ActorProcess | None = process  # until it was waited for
@@ -248,7 +250,7 @@ class ActorRun:
         """Ask it to end when what was sent to it is done."""
         process = self._process
         if process is not None:
-            self._keeper.ask(process, self._begin.run)
+            self._keeper.ask(process, self._number)
 
     def kill(self) -> None:
         """End it at once."""
@@ -263,7 +265,7 @@ class ActorRun:
         obituary = process.obituary if code != 0 else None
         how = Exit(code == 0, obituary.cause if obituary is not None else f"exited with code {code}", obituary)
         try:
-            self._keeper.exited(self._begin.run, how)
+            self._keeper.exited(self._number, how)
         finally:
             self._begin.on_exit(how)
 

@@ -100,6 +100,7 @@ class Attempt:
         self.begin = Begin(id_, run, last, self._exited)
         self.running: Running | None = None
         self.killed = False
+        self.stopped = False  # the supervisor ended it
         self._driver = driver
         self._guard = threading.Lock()
         self._told: list[Order] = []  # before there was anything to tell it to
@@ -322,6 +323,7 @@ class Driver:
     def _ended(self, attempt: Attempt, how: Exit) -> None:
         about = self._about(attempt.begin.id, attempt.begin.run)
         if self._was_told(attempt):
+            attempt.stopped = True
             self._tell(ev.ChildStopped(**about, killed=attempt.killed))
         else:
             self.records[attempt.begin.id].last = how
@@ -390,7 +392,9 @@ class Driver:
     def _prepare(self, id_: str, run: int) -> None:
         self.counts.starts += 1
         record = self.records.get(id_)
-        attempt = Attempt(self, id_, run, record.last if record is not None and run > 1 else None)
+        before = record.attempt if record is not None and run > 1 else None
+        last = record.last if record is not None and before is not None and not before.stopped else None
+        attempt = Attempt(self, id_, run, last)
         if record is None or run == 1:
             self.records[id_] = Record(attempt, self.policy.children[id_].spec.about.recipe)
         else:
