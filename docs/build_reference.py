@@ -65,6 +65,11 @@ SECTIONS: list[tuple[str, list[str], str]] = [
         ["Lock", "RLock", "Hold", "Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier"],
         "How to use them: [locks](guides/locks.md).",
     ),
+    (
+        "Queues and channels",
+        ["Queue", "QueueStatistics", "LostItem", "Channel", "ChannelStatistics"],
+        "How to use them: [queues and channels](guides/queues.md).",
+    ),
     ("Looking at a pool", ["PoolStatistics", "WorkerInfo", "Explanation", "FunctionReport", "AutoReport"], ""),
 ]
 
