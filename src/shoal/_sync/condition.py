@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from shoal._sync import identities, states
 from shoal._sync.board import Board, Note
-from shoal._sync.lock import _BaseLock, Hold, RLock
+from shoal._sync.lock import Hold, RLock, _BaseLock
 from shoal._sync.states import WAITING, State
 
 ResultT = TypeVar("ResultT")
