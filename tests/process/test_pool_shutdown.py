@@ -258,3 +258,28 @@ def test_closing_an_idle_pool_is_quick(pool):
     began = time.monotonic()
     pool.shutdown()
     assert time.monotonic() - began < 1
+
+
+def test_what_a_worker_inherited_for_the_end_does_not_run_and_what_it_registers_does(run_script, start_method):
+    """Else the first worker to end would remove the program's temporary folders."""
+    done = run_script(
+        """
+        import atexit, os, sys, tempfile
+        import shoal
+
+        def work():
+            atexit.register(print, "the worker ends", flush=True)
+            global kept
+            kept = tempfile.TemporaryDirectory()
+            return kept.name
+
+        if __name__ == "__main__":
+            folder = tempfile.TemporaryDirectory()
+            atexit.register(print, "the program ends", flush=True)
+            with shoal.Pool(1, start_method=sys.argv[1], spare=False, capture="inherit") as pool:
+                theirs = pool.submit(work).result()
+            print(os.path.exists(folder.name), os.path.exists(theirs), flush=True)
+        """,
+        start_method,
+    )
+    assert done.stdout.splitlines() == ["the worker ends", "True False", "the program ends"]

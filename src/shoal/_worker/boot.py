@@ -17,10 +17,13 @@ Invariants
     O1  Before any code of the user runs, the process leads its own group and its lifeline is armed: from then
         on the death of the main program kills it and what it started.
     O2  A worker never returns into the frames of what it was forked from; it ends by `os._exit`.
+    O3  What runs at the end was registered in this process: exit handlers that a fork copied belong to whom it was forked
+        from, and would put away what that one still uses.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -78,6 +81,7 @@ def run_worker(fds: dict[str, int], *, captured: bool, inherited: Call | None = 
 def isolate(fds: dict[str, int], *, captured: bool) -> None:
     """Cut the process loose from whatever it was forked from, and tie it to the main program (O1)."""
     interpreter.mark_worker()
+    _disown_the_end()
     processes.own_group()
     Lifeline.arm(fds["lifeline"])
     processes.become_subreaper()
@@ -95,6 +99,18 @@ def isolate(fds: dict[str, int], *, captured: bool) -> None:
     sys.stdout = _stream(1)
     sys.stderr = _stream(2)
     threading.current_thread().name = "MainThread"
+
+
+def _disown_the_end() -> None:
+    """Forget exit handlers and finalizers that a fork copied (O3)."""
+    atexit._clear()
+    weakref = sys.modules.get("weakref")
+    if weakref is not None:
+        for copied in list(weakref.finalize._registry):
+            copied.atexit = False
+        weakref.finalize._registered_with_atexit = (
+            False  # else one made here would think that somebody runs it at the end
+        )
 
 
 def _clear_standard_streams(fds: dict[str, int]) -> None:
@@ -207,8 +223,6 @@ def _watch(control: int, worker: Worker) -> None:
 
 def leave(code: int) -> NoReturn:
     """End as a program ends: exit handlers run, streams are flushed; then no frame below us runs (O2)."""
-    import atexit
-
     try:
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()

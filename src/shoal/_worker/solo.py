@@ -8,13 +8,10 @@ It gets the same descriptors as a worker (see `boot.py`) and is isolated and tie
 Invariants
     S1  How `run` ended is sent before anything else of the end runs (threads, exit handlers), so it counts whatever these do.
     S2  One thread at a time reads the link: the watcher, until somebody takes it over.
-    S3  What runs at the end was registered in this process: exit handlers that a fork copied belong to whom it was forked
-        from, and would put away what that one still uses.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import select
@@ -180,7 +177,6 @@ def run_solo(fds: dict[str, int], *, captured: bool, inherited: Body | None = No
     code = 1
     try:
         boot.isolate(fds, captured=captured)
-        atexit._clear()  # S3
         signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # a fork copied the program's
         code = _live(fds, inherited)
@@ -300,7 +296,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _end_multiprocessing() -> None:
-    """Join what `multiprocessing` started here. Its exit handler was copied by a fork, if at all (S3)."""
+    """Join what `multiprocessing` started here. Its exit handler was copied by a fork, if at all (`boot.py`, O3)."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         util._exit_function()
