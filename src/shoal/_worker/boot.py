@@ -23,7 +23,6 @@ Invariants
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import faulthandler
 import os
@@ -103,7 +102,9 @@ def isolate(fds: dict[str, int], *, captured: bool) -> None:
 
 def _disown_the_end() -> None:
     """Forget exit handlers and finalizers that a fork copied (O3)."""
-    atexit._clear()
+    atexit = sys.modules.get("atexit")  # not loaded: nobody can have registered anything
+    if atexit is not None:
+        atexit._clear()
     weakref = sys.modules.get("weakref")
     if weakref is not None:
         for copied in list(weakref.finalize._registry):
@@ -223,6 +224,8 @@ def _watch(control: int, worker: Worker) -> None:
 
 def leave(code: int) -> NoReturn:
     """End as a program ends: exit handlers run, streams are flushed; then no frame below us runs (O2)."""
+    import atexit
+
     try:
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()
