@@ -280,3 +280,15 @@ def breed():
     children = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
     shoal.current_process().ready([child.pid for child in children])
     time.sleep(1000)
+
+
+def test_a_process_that_is_stopped_as_it_begins_ends_by_what_it_was_sent(start_method):
+    """It is asked where it is before it is killed; one that has not begun would die of the question."""
+    ends = set()
+    for _ in range(15):
+        process = shoal.Process(target=time.sleep, args=(HANG_LIMIT_S,), start_method=start_method)
+        process.start()
+        process.stop(grace=0)
+        ends.add(process.exitcode)
+        process.close()
+    assert ends <= {-signal.SIGKILL, -signal.SIGTERM}

@@ -184,3 +184,27 @@ def test_a_process_of_a_module_run_by_name(run_script, start_method, tmp_path):
     )
     expected = "__main__" if start_method == "fork" else "__mp_main__"
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, expected, "")
+
+
+def test_main_module_that_reads_its_arguments_finds_them_where_it_is_imported(run_script, start_method):
+    """As with `multiprocessing`: whoever imports the script has the program's `sys.argv`."""
+    done = run_script(
+        """
+        import sys
+        import shoal
+
+        WORD = sys.argv[1]
+
+        def word():
+            return WORD
+
+        if __name__ == "__main__":
+            process = shoal.Process(target=word)
+            process.start()
+            with shoal.Pool(1) as pool:
+                print(process.result(), pool.submit(word).result())
+        """,
+        "herring",
+        env={"SHOAL_START_METHOD": start_method},
+    )
+    assert (done.stdout, done.stderr) == ("herring herring\n", "")

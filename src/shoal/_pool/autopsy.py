@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 
-from shoal._memory.page import fault_text
+from shoal._memory.page import STAGE, fault_text
 from shoal._os import cgroup, processes, signals
 from shoal._pool.worker import WorkerHandle
 from shoal.errors import Obituary, OutOfMemory
@@ -83,6 +83,8 @@ def split_stacks(text: str) -> tuple[str | None, str | None]:
 
 def ask_for_stack(worker: WorkerHandle) -> None:
     """Have a live worker write its Python stack to its page. Waits a few milliseconds at most."""
+    if not worker.page.words[STAGE]:
+        return  # it has not begun: a fork of the program may not even ignore the signal yet, and would die of it
     before = len(fault_text(worker.page_fd))
     if not worker.signal(signals.INTERRUPT_STACK_SIGNAL):
         return

@@ -94,7 +94,8 @@ class Template:
         spawning = method == "spawn"
         main = None if spawning else self.main
         command = [*interpreter_command(), "-c"] if spawning else None
-        self._send(("hello", [str(entry) for entry in sys.path], main and _main_fields(main), command, _path_prelude()))
+        path, argv = [str(entry) for entry in sys.path], list(sys.argv)
+        self._send(("hello", path, argv, main and _main_fields(main), command, _path_prelude()))
 
     def _send(self, message: tuple[Any, ...], fds: list[int] | None = None) -> None:
         descriptors.send_with_fds(self.front, marshal.dumps(message), fds or [])

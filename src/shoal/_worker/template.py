@@ -4,7 +4,7 @@ Role: fork workers on request, tell how they ended, clean up after them. Owner: 
 start method, started by `_pool/launcher.py`. It runs no code of the user but the import of the main module.
 
 Sockets, all of kind SEQPACKET, one marshalled tuple per message
-    front door    from the program. First ("hello", sys_path, main or None, command or None, prelude),
+    front door    from the program. First ("hello", sys_path, argv, main or None, command or None, prelude),
                   then ("client",) + one descriptor for each pool. Its end-of-file: the program is gone.
     client        ("preload", names): import these modules, for those to come
                   ("fork", token, captured, entry) + eight descriptors (see `boot.py`); entry: "boot" or "solo",
@@ -59,7 +59,7 @@ class Template:
         hello = self._receive(self._front)
         if hello is None:
             return
-        (_, sys_path, main, self._exec_command, self._prelude), _ = hello
+        (_, sys_path, sys.argv[:], main, self._exec_command, self._prelude), _ = hello
         if sys_path is not None:
             sys.path[:] = sys_path
         if main is not None:
