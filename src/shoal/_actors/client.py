@@ -281,7 +281,7 @@ def ask(target: Target, call: Call, timeout: float | None, *, wait: bool) -> Non
 def may_block() -> bool:
     """Whether this thread may wait for an actor: not the one that reads what actors say."""
     hub = _hub
-    return hub is None or threading.current_thread() is not hub.thread
+    return hub is None or threading.get_ident() != hub.thread.ident
 
 
 def check_may_wait(target: Target) -> None:

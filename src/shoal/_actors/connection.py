@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
 import socket
 import sys
@@ -107,9 +108,8 @@ class Call:
         self.future = future
         self.wants_answer = future is not None
         self.buffers: list[Any] = []
-        lost = main_module().kind == "none"
         what = (codec.ARGUMENTS, _Named(method))
-        self.payload = codec.pack((args, kwargs), self.buffers, what, main_is_lost=lost)
+        self.payload = codec.pack_call(args, kwargs, self.buffers, what, main_is_lost=_main_is_lost())
         # For the words of an error; what is large is not kept for that.
         self.args = args if _LIGHT.issuperset(map(type, args)) else tuple(map(_said, args))
         self.kwargs = kwargs and {name: _said(value) for name, value in kwargs.items()}
@@ -129,6 +129,12 @@ class Call:
             future.set_exception(error)
         else:
             future.set_result(value)
+
+
+@functools.cache
+def _main_is_lost() -> bool:
+    """Whether what lives in `__main__` cannot be imported elsewhere; it does not change."""
+    return main_module().kind == "none"
 
 
 _LIGHT = frozenset({int, float, bool, type(None), str})

@@ -1,8 +1,8 @@
 """An actor from within: its process, its mailbox, its calls.
 
 Role: what runs in the process of one run of an actor. Owner: that process. The main thread runs the methods, one after the
-other; the thread "shoal-mailbox" takes connections and messages and sends what a socket did not take at once.
-Protocol: README.md.
+other, and when there is nothing to run it takes in connections and messages itself: no other thread has to be woken for a
+call. A deputy, the thread "shoal-mailbox", does so while a method takes long. Protocol: README.md.
 
 Invariants
     H1  Messages of one connection are put into the mailbox, taken out and run in the order in which they were sent.
@@ -10,6 +10,8 @@ Invariants
         sent again by anybody.
     H3  What stands behind the order to end is not run.
     H4  An answer is sent when the method has returned, whole or, if the process dies, not at all.
+    H5  Who takes in messages has `_role`; it alone changes `_connections` and reads sockets. The main thread gets it from the
+        deputy at once, by waking it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import socket
 import sys
 import threading
 import time
-from _queue import SimpleQueue  # without the rest of `queue`: each actor's process imports this
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
     from shoal._settings import StartMethod
     from shoal.errors import Obituary
 
+#: A method that has run for so long has its messages taken in by the deputy. Seconds.
+DEPUTY_S = 0.01
+#: After so many looks of the deputy at which no method had run since the last one, it sleeps until one does.
+QUIET_LOOKS = 20
 #: For how long answers may take to leave when the actor ends. Seconds.
 FLUSH_S = 5.0
 
@@ -149,13 +155,18 @@ class Host:
         self._instance = instance
         self._listener = listener
         self._process = process
-        self._mailbox: SimpleQueue[Entry] = SimpleQueue()
+        self._mailbox: deque[Entry] = deque()
         self._connections: dict[int, Connection] = {}
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._has_news = False
         self._ending = False
-        self._main = threading.current_thread()
+        self._main = threading.get_ident()
+        self._role = threading.Lock()
+        self._begun = 0  # methods that were begun; the main thread's
+        self._running = False  # a method runs; the main thread's
+        self._dozes = True  # the deputy sleeps until it is woken
+        self._alarm = threading.Event()
         listener.setblocking(False)
         self._epoll.register(listener, select.EPOLLIN)
         self._epoll.register(self._wakeup, select.EPOLLIN)
@@ -169,24 +180,67 @@ class Host:
     @property
     def is_running_a_call(self) -> bool:
         """Whether the calling thread is the one that runs the methods."""
-        return threading.current_thread() is self._main
+        return threading.get_ident() == self._main
 
     # --- the main thread ------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Run calls until the order to end is next."""
-        threading.Thread(target=self._take_in, name="shoal-mailbox", daemon=True).start()
-        while (entry := self._mailbox.get()) is not None:
+        threading.Thread(target=self._deputise, name="shoal-mailbox", daemon=True).start()
+        while True:
+            if self._ending:
+                self._take_in_the_rest()
+            if not self._mailbox:
+                self._take_role()
+                try:
+                    if not self._mailbox and not self._ending:  # the deputy may have taken something in, just now
+                        self._take_in(None)
+                finally:
+                    self._role.release()
+                continue
+            entry = self._mailbox.popleft()
+            if entry is None:
+                break
+            self._begun += 1
+            self._running = True
+            if self._dozes:
+                self._alarm.set()
             self._run(*entry)
+            self._running = False
             del entry  # what is lent returns with the last reference
         on_stop = getattr(self._instance, "on_stop", None)
         try:
             if on_stop is not None:
                 on_stop()
         finally:
-            limit = time.monotonic() + FLUSH_S
+            self._send_what_is_left()
+
+    def _take_role(self) -> None:
+        if not self._role.acquire(blocking=False):
+            self._wake()  # H5
+            self._role.acquire()
+
+    def _take_in_the_rest(self) -> None:
+        """Put the end behind all that was sent until now, by whomever (H3)."""
+        self._ending = False
+        self._take_role()
+        try:
+            self._accept()
             for connection in list(self._connections.values()):
+                self._serve_connection(connection, select.EPOLLIN)
+        finally:
+            self._role.release()
+        self._ending = False  # a second order, among what was read
+        self._mailbox.append(None)
+
+    def _send_what_is_left(self) -> None:
+        limit = time.monotonic() + FLUSH_S
+        self._take_role()
+        try:
+            for connection in self._connections.values():
                 connection.outlet.drain(limit)
+        finally:
+            self._role.release()
 
     def _run(self, connection: Connection, message: Message, buffers: list[Any]) -> None:
         _, number, method, wants_answer, payload = message
@@ -228,7 +282,7 @@ class Host:
             sys.stderr.write(f"{self._process.name}: {method}(), cast by a caller who waits for no answer, raised\n")
             sys.stderr.write(remote.format_error(error))
 
-    # --- the mailbox's thread -------------------------------------------------------------------
+    # --- taking in (with the role) --------------------------------------------------------------
 
     def end(self) -> None:
         """Have the actor end when what was sent until now is done. Any thread."""
@@ -249,30 +303,45 @@ class Host:
         self._has_news = True
         self._wake()
 
-    def _take_in(self) -> None:
-        while True:
-            for fd, events in self._epoll.poll():
-                if fd == self._listener.fileno():
-                    self._accept()
-                elif fd == self._wakeup:
-                    os.eventfd_read(self._wakeup)
-                elif (connection := self._connections.get(fd)) is not None:
-                    self._serve_connection(connection, events)
-            if self._has_news:
-                self._has_news = False
-                for connection in self._connections.values():
-                    if connection.link is not None:
-                        connection.link.tell()
-            if self._ending:
-                self._read_everything()
-                self._mailbox.put(None)  # H3: this thread goes on, for those who wait for their answers to leave
-                self._ending = False
+    def _take_in(self, timeout: float | None) -> None:
+        """Wait for something to happen, and take it in."""
+        for fd, events in self._epoll.poll(timeout):
+            if fd == self._listener.fileno():
+                self._accept()
+            elif fd == self._wakeup:
+                os.eventfd_read(self._wakeup)
+            elif (connection := self._connections.get(fd)) is not None:
+                self._serve_connection(connection, events)
+        if self._has_news:
+            self._has_news = False
+            for connection in self._connections.values():
+                if connection.link is not None:
+                    connection.link.tell()
 
-    def _read_everything(self) -> None:
-        """Take in what was sent before the order to end came, by whomever."""
-        self._accept()
-        for connection in list(self._connections.values()):
-            self._serve_connection(connection, select.EPOLLIN)
+    def _deputise(self) -> None:
+        """Look now and then whether a method takes long; then take in messages in the main thread's place."""
+        seen, quiet = -1, 0
+        while True:
+            if quiet >= QUIET_LOOKS:
+                self._doze()
+                quiet = 0
+            time.sleep(DEPUTY_S)
+            begun = self._begun
+            if self._running and begun == seen:
+                quiet = 0
+                with self._role:
+                    while self._running and self._begun == begun:
+                        self._take_in(DEPUTY_S)
+            quiet = quiet + 1 if begun == seen else 0
+            seen = begun
+
+    def _doze(self) -> None:
+        """Sleep until a method is begun: the flag first, then a look, so that one of the two threads sees the other."""
+        self._alarm.clear()
+        self._dozes = True
+        if not self._running:
+            self._alarm.wait()
+        self._dozes = False
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # nobody there any more, or no descriptors left: later
@@ -316,7 +385,7 @@ class Host:
         while (received := link.take()) is not None:
             message, buffers = received
             if message[0] == wire.CALL:
-                self._mailbox.put((connection, message, buffers))
+                self._mailbox.append((connection, message, buffers))
             elif message[0] == wire.ROOM:
                 self._tell_room(connection, link, message[1])
             elif message[0] == wire.LAST:
