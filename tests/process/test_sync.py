@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import signal
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 import shoal
+from shoal._sync import lock as lock_module
 from tests.process import pool_tasks, sync_tasks
 from tests.process.sync_tasks import Box
 from tests.support import HANG_LIMIT_S, eventually
@@ -188,6 +192,94 @@ def test_a_barrier_names_the_party_that_was_killed(pool_factory):
             waiting.result(HANG_LIMIT_S)
     assert broken.value.pid == pid
     assert barrier.statistics().broken_by == pid
+
+
+def test_the_permits_of_more_than_64_dead_processes_come_back():
+    """As many as the semaphore was made with."""
+    count = 80
+    semaphore = shoal.Semaphore(count)
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if semaphore.acquire(False) else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    assert [semaphore.acquire(False) for _ in range(count + 1)] == [True] * count + [False]
+
+
+# --- who is stopped -----------------------------------------------------------------------------
+
+
+@contextmanager
+def stopped(body: Callable[[], object], when: Callable[[], object]) -> Iterator[int]:
+    """A child that runs `body` and is stopped when that waits; its pid. Killed afterwards."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            body()
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        eventually(when, what="the child to wait")
+        os.kill(pid, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("kind", [shoal.Lock, shoal.RLock])
+def test_nobody_waits_for_one_that_is_stopped_while_it_waits_for_the_lock(kind):
+    """L5. When it goes on it gets the lock."""
+    lock = kind()
+    lock.acquire()
+    with stopped(lock.acquire, lambda: lock.statistics().queued) as pid:
+        lock.release()
+        for way in ({"block": False}, {"timeout": 0}, {"timeout": 0.001}, {"timeout": HANG_LIMIT_S}, {}):
+            lock._words[lock_module.QUEUED] = True  # as it would be, had nobody been here before
+            assert lock.acquire(**way), way
+            lock.release()
+        with ThreadPoolExecutor(3) as many:
+            assert sum(many.map(lambda _: _enter_often(lock), range(3))) == 300
+        os.kill(pid, signal.SIGCONT)
+        eventually(lambda: lock.holder == pid, what="it to get the lock")
+    with lock as hold:
+        assert hold.abandoned_by == pid
+
+
+def _enter_often(lock):
+    for _ in range(100):
+        with lock:
+            pass
+    return 100
+
+
+def test_a_permit_that_was_granted_to_one_that_is_stopped_is_its_own_until_it_dies():
+    semaphore = shoal.Semaphore(1)
+    semaphore.acquire()
+    with stopped(semaphore.acquire, lambda: semaphore.statistics().waiting):
+        semaphore.release()
+        assert not semaphore.acquire(timeout=0.15)
+    assert semaphore.acquire(timeout=HANG_LIMIT_S)
+
+
+def test_what_notify_told_one_that_is_stopped_is_its_own_until_it_dies():
+    condition = shoal.Condition()
+
+    def wait():
+        with condition:
+            condition.wait()
+
+    with ThreadPoolExecutor(1) as beside, stopped(wait, lambda: condition.statistics().waiting):
+        waiting = beside.submit(lambda: wait() or True)
+        eventually(lambda: condition.statistics().waiting == 2, what="the thread to wait behind it")
+        with condition:
+            condition.notify()
+        assert condition.statistics().waiting == 1
+        with condition:
+            condition.notify()
+        assert waiting.result(HANG_LIMIT_S)
 
 
 # --- fairness -----------------------------------------------------------------------------------

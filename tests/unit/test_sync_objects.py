@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 import shoal
-from shoal._sync import board
+from shoal._sync import board, deadlines, states
 from shoal._sync import lock as lock_module
 from tests.support import HANG_LIMIT_S, eventually
 
@@ -55,6 +59,50 @@ def test_each_says_what_it_is_and_how_it_stands(make):
         setattr(picture, dataclasses.fields(picture)[0].name, 1)
     with pytest.raises(TypeError, match="cannot be pickled to bytes"):
         pickle.dumps(one, 5)
+
+
+WAITS = [
+    lambda timeout: shoal.Lock().acquire(timeout=timeout),
+    lambda timeout: shoal.Lock().acquire(False, timeout),
+    lambda timeout: shoal.RLock().acquire(timeout=timeout),
+    lambda timeout: shoal.Semaphore(1).acquire(timeout=timeout),
+    lambda timeout: shoal.Semaphore(0).acquire(False, timeout),
+    lambda timeout: shoal.Event().wait(timeout),
+    lambda timeout: shoal.Condition().wait(timeout),
+    lambda timeout: shoal.Condition().wait_for(lambda: True, timeout),
+    lambda timeout: shoal.Condition().acquire(timeout=timeout),
+    lambda timeout: shoal.Barrier(1).wait(timeout),
+    lambda timeout: shoal.Barrier(2, timeout=timeout),
+]
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_timeout_that_is_no_number_is_refused_also_where_nobody_would_wait(wait):
+    with pytest.raises(ValueError, match="timeout must be seconds.*nan"):
+        wait(float("nan"))
+    with pytest.raises(ValueError, match="nan"):
+        wait(np.float32("nan"))
+    for wrong in ("1", b"1", [1], 1j, timedelta(1)):
+        with pytest.raises(TypeError, match="timeout must be seconds as a number"):
+            wait(wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "limit_s"),
+    [
+        (0, 0.0),
+        (-5, 0.0),
+        (-math.inf, 0.0),
+        (2, 2.0),
+        (np.float32(0.5), 0.5),
+        (Fraction(1, 4), 0.25),
+        (True, 1.0),
+        (math.inf, None),
+        (10**400, None),
+    ],
+)
+def test_a_timeout_is_seconds_from_nought_to_a_century(given, limit_s):
+    assert deadlines.seconds(given) == limit_s
 
 
 # --- locks --------------------------------------------------------------------------------------
@@ -165,6 +213,25 @@ def test_a_lock_lets_in_one_thread_at_a_time(beside, kind):
     assert not lock.statistics().queued
 
 
+def test_who_does_not_wait_takes_a_free_lock_though_somebody_is_at_the_door():
+    lock = shoal.Lock()
+    lock._words[lock_module.QUEUED] = True
+    assert in_thread(can_be_had, lock)
+
+
+@both
+def test_a_lock_that_is_not_had_in_time_is_given_up_when_the_time_is_over(kind, beside):
+    """Also behind somebody who is at the door."""
+    lock = kind()
+    with lock:
+        first = beside.submit(lambda: bool(lock.acquire() and (lock.release() or True)))
+        eventually(lambda: lock.statistics().queued, what="one to be at the door")
+        begun = time.monotonic()
+        assert not in_thread(lock.acquire, timeout=0.005)
+        assert time.monotonic() - begun >= 0.005
+    assert first.result(HANG_LIMIT_S)
+
+
 # --- semaphores ---------------------------------------------------------------------------------
 
 
@@ -197,6 +264,19 @@ def test_a_semaphore_refuses_what_is_no_number_of_permits(value, error):
         shoal.Semaphore(value)
     with pytest.raises(ValueError, match="cannot release"):
         shoal.Semaphore().release(0)
+    for wrong in ("a", 1.5):
+        with pytest.raises(TypeError):
+            shoal.Semaphore().release(wrong)
+
+
+@pytest.mark.parametrize(("value", "room"), [(0, 64), (64, 64), (100, 100), (512, 512), (100_000, 512)])
+def test_a_semaphore_notes_as_many_holders_as_it_has_permits_from_64_to_512(value, room):
+    semaphore = shoal.Semaphore(value)
+    for who in range(1, 600):
+        if semaphore._board.step(board.Note(), states.acquire, who, 0, semaphore._board.room).answer != states.YES:
+            break
+    assert semaphore._board.room == room
+    assert len(semaphore._board.read().holders) == min(value, room)
 
 
 def test_who_waits_for_a_permit_is_served_in_turn(beside):
@@ -297,6 +377,15 @@ def test_a_condition_is_used_with_its_lock():
         assert hold.abandoned is condition.abandoned is False
         assert not condition.wait(0.001)
         assert condition.statistics().waiting == 0
+
+
+def test_a_condition_notifies_a_number_of_waiters():
+    condition = shoal.Condition()
+    with condition:
+        condition.notify(0)
+        for wrong, error in (("a", TypeError), (1.5, TypeError), (None, TypeError), (-1, ValueError)):
+            with pytest.raises(error):
+                condition.notify(wrong)
 
 
 def test_a_condition_gives_the_lock_back_as_often_as_it_was_held():

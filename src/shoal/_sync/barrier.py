@@ -6,13 +6,13 @@ Role: `Barrier`. Owner: every process that has one. What happens is decided in `
 from __future__ import annotations
 
 import operator
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from shoal._sync import identities, states
 from shoal._sync.board import SLOTS, Board, Note
+from shoal._sync.deadlines import deadline, seconds
 from shoal._sync.states import FULL, QUEUED, REFUSED, State, Waiter
 from shoal.errors import BrokenBarrierError
 
@@ -55,7 +55,8 @@ class Barrier:
 
     Raises:
         NoSharedMemory: There is no memory, or no descriptor, for it.
-        ValueError: `parties` is less than 1.
+        TypeError: `parties` is no int, or `timeout` no number.
+        ValueError: `parties` is less than 1, or `timeout` is NaN.
     """
 
     __slots__ = ("__weakref__", "_action", "_board", "_timeout")
@@ -64,6 +65,7 @@ class Barrier:
         parties = operator.index(parties)
         if parties < 1:
             raise ValueError(f"a barrier needs at least 1 party, not {parties}")
+        timeout = None if timeout is None else seconds(timeout)
         # Those of the last round may still be leaving while the next ones come.
         self._attach(action, timeout, Board.make(State(), slots=2 * parties + SLOTS, room=parties, fixed=parties))
 
@@ -80,21 +82,22 @@ class Barrier:
 
         Raises:
             BrokenBarrierError: Somebody it waits for has died, or has waited too long, or it was broken or reset otherwise.
+            TypeError: `timeout` is no number.
+            ValueError: `timeout` is NaN.
         """
-        timeout = self._timeout if timeout is None else timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
+        until = deadline(self._timeout if timeout is None else timeout)
         note = Note()
         try:
-            return self._wait(note, deadline)
+            return self._wait(note, until)
         except BaseException:
             if note.slot >= 0:
                 self._board.step(note, states.leave, note.slot)
             raise
 
-    def _wait(self, note: Note, deadline: float | None) -> int:
+    def _wait(self, note: Note, until: float | None) -> int:
         board, me = self._board, identities.me()
         acts = self._action is not None
-        came = board.join(note, deadline, self._sweep, states.arrive, me, board.fixed, board.slots, acts)
+        came = board.join(note, until, self._sweep, states.arrive, me, board.fixed, board.slots, acts)
         if came.answer == FULL:
             board.step(note, states.break_barrier, states.TIMED_OUT, me)
         if came.answer in (FULL, REFUSED):
@@ -104,7 +107,7 @@ class Barrier:
             if not acts:
                 return came.detail
             self._act(me)
-        told = board.sleep(came.slot, deadline, self._sweep) or self._run_out(came.slot, me)
+        told = board.sleep(came.slot, until, self._sweep) or self._run_out(came.slot, me)
         board.step(note, states.leave, came.slot)
         if told is None or told.answer != states.PASSED:
             raise _broken(told.answer - states.BROKEN, told.detail) if told else _broken(states.RESET, 0)

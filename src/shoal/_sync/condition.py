@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 from shoal._sync import identities, states
 from shoal._sync.board import Board, Note
+from shoal._sync.deadlines import deadline
 from shoal._sync.lock import Hold, RLock, _BaseLock
 from shoal._sync.states import WAITING, State
 
@@ -110,11 +112,13 @@ class Condition:
 
         Raises:
             RuntimeError: This thread does not hold the lock.
+            TypeError: `timeout` is no number.
+            ValueError: `timeout` is NaN.
         """
+        until = deadline(timeout)
         if not self._lock._is_mine():
             raise RuntimeError("cannot wait on a condition whose lock this thread does not hold")
         board, note = self._board, Note()
-        deadline = None if timeout is None else time.monotonic() + timeout
         before = board.read().value
         try:
             board.step(note, states.join, identities.me(), board.slots)
@@ -123,8 +127,8 @@ class Condition:
             try:
                 self._lock._release_all()
                 if slot < 0:
-                    return self._wait_in_no_slot(before, deadline)
-                board.sleep(slot, deadline, self._sweep)
+                    return self._wait_in_no_slot(before, until)
+                board.sleep(slot, until, self._sweep)
             finally:
                 self._noted(self._lock._acquire_all(depth))
             return board.step(note, states.leave, slot).answer != WAITING
@@ -133,10 +137,10 @@ class Condition:
                 board.step(note, states.stop_waiting, note.slot)
             raise
 
-    def _wait_in_no_slot(self, before: int, deadline: float | None) -> bool:
+    def _wait_in_no_slot(self, before: int, until: float | None) -> bool:
         """Wait for any notification: nobody can be told in particular who has no slot."""
         while self._board.read().value == before:
-            if not self._board.poll(deadline, self._sweep):
+            if not self._board.poll(until, self._sweep):
                 return False
         return True
 
@@ -145,11 +149,13 @@ class Condition:
 
         Raises:
             RuntimeError: This thread does not hold the lock.
+            TypeError: `timeout` is no number.
+            ValueError: `timeout` is NaN.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         result = predicate()
         while not result:
-            left_s = None if deadline is None else deadline - time.monotonic()
+            left_s = None if until is None else until - time.monotonic()
             if left_s is not None and left_s <= 0:
                 break
             self.wait(left_s)
@@ -161,7 +167,12 @@ class Condition:
 
         Raises:
             RuntimeError: This thread does not hold the lock.
+            TypeError: `n` is no int.
+            ValueError: `n` is negative.
         """
+        n = operator.index(n)
+        if n < 0:
+            raise ValueError(f"cannot notify {n} waiters")
         self._tell(states.notify, n)
 
     def notify_all(self) -> None:

@@ -11,7 +11,6 @@ Invariants
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from shoal._os import futex, mutex
 from shoal._os.mutex import MUTEX_BYTES, OWN
 from shoal._sync import cells
 from shoal._sync.board import RECHECK_S
+from shoal._sync.deadlines import deadline, left, seconds
 from shoal._sync.guard import Guard
 
 _MASK: Final = 0xFFFFFFFF
@@ -93,15 +93,21 @@ class Event:
 
         Args:
             timeout: Seconds to wait; `None` is no limit, less than 0 is 0.
+
+        Raises:
+            TypeError: `timeout` is no number.
+            ValueError: `timeout` is NaN.
         """
+        if timeout is not None:
+            timeout = seconds(timeout)
         words = self._words
         seen = words[0]
         if seen & 1:
             return True
-        deadline = None if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         while True:
-            left_s = RECHECK_S if deadline is None else min(RECHECK_S, deadline - time.monotonic())
-            if left_s <= 0:
+            left_s = left(until, RECHECK_S)
+            if not left_s:
                 return False
             futex.wait(self._address, seen, left_s)
             if words[0] != seen:

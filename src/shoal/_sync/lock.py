@@ -5,11 +5,12 @@ Role: `Lock`, `RLock` and the `Hold` they give. Owner: the thread that acquired 
 Invariants
     L1  Only the thread that has the mutex writes OWNER and DEPTH; OWNER is its word from the moment it has entered until it
         leaves, else 0. Who enters and finds another word there takes over from somebody who died inside.
-    L2  Whoever waits for the mutex holds the door, so one who leaves and wants to enter again waits behind it.
+    L2  Whoever waits for the mutex has said so in QUEUED, so one who leaves and wants to enter again goes to the door first.
     L3  The memory of a lock stays mapped while a thread here holds it, and until the kernel has put away a thread that
         ended so, though nobody else has the object any more.
     L4  No signal handler runs between the store of OWNER and the return to the caller, nor between the store of 0 and the
         unlocking: what a handler raises finds the lock either held, with an owner, or not held.
+    L5  Nobody waits for a process that does not hold the lock, such as one that was stopped at the door.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, Final, TypeVar
 from shoal._os import mutex
 from shoal._os.mutex import BUSY, MUTEX_BYTES, OWN
 from shoal._sync import cells
+from shoal._sync.deadlines import deadline, left, seconds
 from shoal._sync.identities import this_thread, thread_lives, thread_pid
 
 LockT = TypeVar("LockT", bound="_BaseLock")
@@ -31,6 +33,8 @@ LockT = TypeVar("LockT", bound="_BaseLock")
 _WORDS: Final = 8
 OWNER, DEPTH, QUEUED, WAITS, ABANDONED = range(5)
 _CELL_BYTES: Final = 2 * MUTEX_BYTES + 8 * _WORDS
+#: How long one waits at the door before one looks whether the lock is free all the same (L5). Seconds.
+TURN_S: Final = 0.1
 
 #: What a thread holds: the cells of its locks, by the address of their mutex.
 Held = dict[int, cells.Cell]
@@ -203,7 +207,11 @@ class _BaseLock:
 
         Raises:
             RuntimeError: This thread holds it already and would wait for ever (`Lock` only).
+            TypeError: `timeout` is no number.
+            ValueError: `timeout` is NaN.
         """
+        if timeout is not None:
+            timeout = seconds(timeout)
         words, address = self._words, self._mutex
         held, me = _local.state
         try:
@@ -239,7 +247,8 @@ class _BaseLock:
         if got == OWN:
             return self._acquire_again(block, timeout)
         if not got:
-            got = self._queue(0.0 if not block else timeout if timeout is None else max(0.0, timeout))
+            # Who does not wait overtakes nobody for long, and the one at the door may be stopped (L5).
+            got = self._queue(timeout) if block and timeout != 0 else mutex.try_lock(self._mutex)
         if not got:
             return NoHold(self._cell, words, self._mutex)
         dead = 0 if self._mutex in held else words[OWNER]
@@ -253,22 +262,26 @@ class _BaseLock:
         return hold
 
     def _queue(self, timeout: float | None) -> int:
-        """Wait at the door, then for the mutex. Returns what `mutex.lock` does."""
+        """Wait at the door, then for the mutex; by turns while the door is not to be had. Returns what `mutex.lock` does."""
         words, door = self._words, self._cell.address
-        deadline = None if timeout is None else time.monotonic() + timeout
-        at_door = BUSY
+        until = deadline(timeout)
+        at_door, said = BUSY, False
         try:
-            # OWN: a signal handler wants the lock while its own thread waits for it, and has its place.
-            at_door = mutex.lock(door, timeout)
-            if not at_door:
-                return BUSY
-            words[QUEUED] = 1
-            words[WAITS] += 1
-            return mutex.lock(self._mutex, deadline and max(0.0, deadline - time.monotonic()))
+            while True:
+                # OWN: a signal handler wants the lock while its own thread waits for it, and has its place.
+                at_door = at_door or mutex.lock(door, left(until, TURN_S))
+                # Again at each turn: others, as they leave, may have taken it back.
+                words[QUEUED] = said = True
+                turn_s = left(until, TURN_S)
+                got = mutex.lock(self._mutex, turn_s)
+                if got > 0:
+                    words[WAITS] += 1
+                if got or not turn_s:
+                    return got
         finally:
             if at_door != OWN:
-                if at_door:
-                    words[QUEUED] = 0
+                if said:
+                    words[QUEUED] = False
                 mutex.unlock_now(door)
 
     def _acquire_again(self, block: bool, timeout: float | None) -> Hold:

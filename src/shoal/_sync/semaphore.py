@@ -10,16 +10,18 @@ Invariants
 from __future__ import annotations
 
 import operator
-import time
 from dataclasses import dataclass
 from typing import Any, Final
 
 from shoal._sync import identities, states
 from shoal._sync.board import Board, Note
+from shoal._sync.deadlines import deadline, seconds
 from shoal._sync.states import QUEUED, REFUSED, YES, State
 
-#: Processes of which it is noted what they hold; the permits of more do not come back from the dead.
-_ROOM: Final = 64
+#: Processes of which it is noted what they hold: as many as there are permits, but no fewer and no more than these. The permits
+#: of more do not come back from the dead.
+_LEAST_ROOM: Final = 64
+_MOST_ROOM: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Semaphore:
     """A counter of permits, as `multiprocessing.Semaphore`, that survives the death of whoever holds or awaits them.
 
     What a process has acquired and not released comes back when it dies, up to as many permits as the semaphore was made with.
-    Whoever waits is served strictly in turn. Any process may release, also one that holds nothing: that adds a permit.
+    That is so for the first 512 processes that hold some at once, or 64 if there were fewer permits in the beginning. Whoever waits is served strictly in turn. Any process may release, also one that holds nothing: that adds a permit.
 
     Args:
         value: Permits in the beginning.
@@ -61,7 +63,8 @@ class Semaphore:
         value = operator.index(value)
         if value < 0:
             raise ValueError(f"a semaphore cannot begin with {value} permits")
-        self._board = Board.make(State(value), room=_ROOM, fixed=value)
+        room = max(_LEAST_ROOM, min(value, _MOST_ROOM))
+        self._board = Board.make(State(value), room=room, fixed=value)
 
     def acquire(self, block: bool = True, timeout: float | None = None, *, blocking: bool | None = None) -> bool:
         """Take a permit; returns whether there was one in time.
@@ -72,7 +75,13 @@ class Semaphore:
             block: Whether to wait at all.
             timeout: Seconds to wait; `None` is no limit, less than 0 is 0.
             blocking: Another name of `block`, that of `threading`.
+
+        Raises:
+            TypeError: `timeout` is no number.
+            ValueError: `timeout` is NaN.
         """
+        if timeout is not None:
+            timeout = seconds(timeout)
         note = Note()
         try:
             return self._acquire(note, block if blocking is None else blocking, timeout)
@@ -85,20 +94,20 @@ class Semaphore:
 
     def _acquire(self, note: Note, block: bool, timeout: float | None) -> bool:
         board, me = self._board, identities.me()
-        waits = block and (timeout is None or timeout > 0)
+        waits = block and timeout != 0
         if board.step(note, states.acquire, me, board.slots if waits else 0, board.room).answer == YES:
             return True
         if not waits:
             # Perhaps all of them are held by the dead.
             self._sweep(at_once=True)
             return board.step(note, states.acquire, me, 0, board.room).answer == YES
-        deadline = None if timeout is None else time.monotonic() + timeout
+        until = deadline(timeout)
         if note.answer != QUEUED:
-            board.join(note, deadline, self._sweep, states.acquire, me, board.slots, board.room)
+            board.join(note, until, self._sweep, states.acquire, me, board.slots, board.room)
             if note.answer != QUEUED:
                 return note.answer == YES
         slot = note.slot
-        board.sleep(slot, deadline, self._sweep)
+        board.sleep(slot, until, self._sweep)
         if board.step(note, states.take, slot, me, board.room).answer == YES:
             return True
         board.step(note, states.give_up, slot)
@@ -108,8 +117,10 @@ class Semaphore:
         """Give back `n` permits, and wake as many of those who wait. Never waits.
 
         Raises:
+            TypeError: `n` is no int.
             ValueError: There would be more permits than in the beginning (`BoundedSemaphore`), or `n` is less than 1.
         """
+        n = operator.index(n)
         if n < 1:
             raise ValueError(f"cannot release {n} permits")
         board = self._board
