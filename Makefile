@@ -110,9 +110,18 @@ format: $(VENV)/.test-group
 	@$(PY) -m ruff check --fix-only .
 	@$(PY) -m ruff format .
 
+# What searches and computes runs side by side; what starts and kills processes has the machine for itself, and comes last
+# so that its summary ends the output. With ARGS it is one run.
 test-main: $(VENV)/.test-group
 	@printf '\n\033[1m== pytest on Python %s (everything but stress)\033[0m\n' "$$($(PY) -c 'import platform; print(platform.python_version())')"
+ifeq ($(strip $(ARGS)),)
+	@$(PY) -m pytest -q -p no:cacheprovider tests/model > $(VENV)/model.log 2>&1 & model=$$!; \
+	$(PY) -m pytest tests/unit tests/surface || failed=yes; \
+	wait $$model || failed=yes; cat $(VENV)/model.log; test -z "$${failed:-}"
+	@$(PY) -m pytest tests/process tests/crash
+else
 	@$(PY) -m pytest $(ARGS)
+endif
 
 # Side by side: each has little to compute and much to wait for. Workers are spawned alike everywhere, so not here.
 test-others: $(VENV)/.test-group
