@@ -1,4 +1,4 @@
-"""A forked child that kills itself at the n-th step of shoal's own code.
+"""A forked child that kills or stops itself at the n-th step of shoal's own code.
 
 Role: real kills at every line, or every byte code, of what `_sync` does. Owner: `test_sync_kills.py`.
 """
@@ -25,10 +25,10 @@ EVERY_STEP = "SHOAL_TEST_EVERY_STEP"
 
 
 class Child:
-    """A forked child that runs `body` and is killed before its step `at`."""
+    """A forked child that runs `body` and is killed, or stopped, before its step `at`."""
 
-    def __init__(self, body: Callable[[], object], at: int, *, fine: bool) -> None:
-        self._killer = _Killer(at, fine=fine)
+    def __init__(self, body: Callable[[], object], at: int, *, fine: bool, by: int = signal.SIGKILL) -> None:
+        self._killer = _Killer(at, fine=fine, by=by)
         self.status: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
@@ -48,6 +48,19 @@ class Child:
             self.status = status if pid else None
         return self.status is not None
 
+    def stopped(self) -> bool:
+        """Whether it is, or has ended."""
+        if self.ended():
+            return True
+        with open(f"/proc/{self.pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "T"
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        if not self.ended():
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
     def wait(self) -> bool:
         """Wait for its end; returns whether it was killed."""
         if self.status is None:
@@ -57,8 +70,9 @@ class Child:
 
 
 class _Killer:
-    def __init__(self, at: int, *, fine: bool) -> None:
+    def __init__(self, at: int, *, fine: bool, by: int) -> None:
         self._left = at
+        self._by = by
         # Newer ones report byte codes only where tracing was on before the function began.
         self._event = "opcode" if fine and sys.version_info[:2] == (3, 11) else "line"
 
@@ -80,16 +94,21 @@ class _Killer:
         if event == self._event:
             self._left -= 1
             if not self._left:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self._by)
         return self._step
 
 
-def children(body: Callable[[], object], *, fine: bool = False, stride: int = 1) -> Iterator[Child]:
-    """Yield children killed before their first step, then `stride` steps later, ... until one of them comes to its end."""
+def children(
+    body: Callable[[], object], *, fine: bool = False, stride: int = 1, by: int = signal.SIGKILL
+) -> Iterator[Child]:
+    """Yield children killed before their first step, then `stride` steps later, ... until one of them comes to its end.
+
+    `by` SIGSTOP they are stopped; whoever asks for them kills them.
+    """
     at = 1
     stride = 1 if EVERY_STEP in os.environ else stride
     while True:
-        child = Child(body, at, fine=fine)
+        child = Child(body, at, fine=fine, by=by)
         yield child
         if not child.wait():
             return

@@ -6,11 +6,13 @@ unless SHOAL_TEST_EVERY_STEP is set. See `_sync/README.md`.
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import shoal
+from shoal._os import mutex
 from shoal._sync import cells
 from tests.crash.line_kills import children
 from tests.support import HANG_LIMIT_S, eventually
@@ -92,6 +94,34 @@ def test_a_lock_is_free_wherever_one_is_killed_that_waits_for_it(word):
         word[0] = 0
         lock.release()
         assert lock.acquire(block=False)  # nobody is at the door
+    lock.release()
+
+
+def test_a_lock_is_free_wherever_one_is_stopped_that_waits_for_it():
+    """L5: unless it has the mutex already, that is, holds the lock; then it is free when it dies."""
+    lock, held, free = shoal.Lock(), 0, 0
+
+    def use():
+        with lock:
+            pass
+
+    lock.acquire()
+    for child in children(use, by=signal.SIGSTOP, stride=3):
+        eventually(lambda child=child: child.stopped() or lock.statistics().queued, what="the child to queue")
+        before = child.stopped()
+        lock.release()
+        eventually(child.stopped, what="the child to be stopped")
+        hold = lock.acquire(timeout=HANG_LIMIT_S if before else 0.3)
+        child.kill()
+        if hold:
+            free += 1
+        else:
+            held += 1
+            assert mutex.try_lock(lock._mutex) == mutex.OWNER_DIED
+            mutex.unlock(lock._mutex)
+            assert lock.acquire(block=False)
+    assert held
+    assert free
     lock.release()
 
 
