@@ -283,3 +283,22 @@ def test_what_a_worker_inherited_for_the_end_does_not_run_and_what_it_registers_
         start_method,
     )
     assert done.stdout.splitlines() == ["the worker ends", "True False", "the program ends"]
+
+
+class Held:
+    """An argument of which a weak reference may be made."""
+
+    def nap(self):
+        time.sleep(HANG_LIMIT_S)
+
+
+def test_a_closed_pool_keeps_nothing_of_a_task_that_was_cancelled_while_it_ran(pool):
+    held = Held()
+    alive = weakref.ref(held)
+    future = pool.submit(Held.nap, held)
+    eventually(future.running, what="the task to run")
+    assert future.cancel()
+    pool.shutdown()
+    del held, future
+    gc.collect()
+    assert alive() is None

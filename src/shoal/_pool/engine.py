@@ -342,6 +342,7 @@ class Engine:
                 return
             self.fleet.close()
             self.depot.close()
+            core.timers.clear()  # what they would have done is nobody's concern any more, and they hold tasks
             self.closed.set()
         core.poller.wake()
 

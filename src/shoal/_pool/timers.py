@@ -38,3 +38,7 @@ class Timers:
         while self._heap and self._heap[0][0] <= now:
             due.append(heapq.heappop(self._heap)[2])
         return due
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._heap.clear()
