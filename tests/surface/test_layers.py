@@ -32,6 +32,7 @@ NEIGHBOURS = {
     ("_supervise", "_pool"),
     ("_actors", "_process"),
     ("_actors", "_supervise"),
+    ("_actors", "_pool"),  # holds signals back as the pool does
     ("_serve", "_process"),
     ("_monitor", "_pool"),
     ("cli", "__init__"),

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from shoal._process.latch import Latch
+from shoal._os.latch import Latch, StopEvent
 from tests.support import HANG_LIMIT_S
 
 
@@ -74,3 +74,22 @@ def test_an_exception_at_any_step_of_a_waiter_leaves_it_usable(step):
     assert latch.wait(0)
     if sys.version_info[:2] != (3, 12):  # which does not trace the instructions of a function it has just entered
         assert struck or step > 20
+
+
+def test_a_stop_event_is_used_as_an_event_is():
+    event = StopEvent()
+    assert isinstance(event, threading.Event)
+    assert (event.is_set(), event.wait(0), event.wait(-1)) == (False, False, False)
+    event.set()
+    assert (event.is_set(), event.wait(), event.wait(1e12), repr(event)) == (True, True, True, "<StopEvent: set>")
+    event.clear()
+    assert (event.is_set(), event.wait(0)) == (False, False)
+
+
+def test_a_stop_event_that_asks_leaves_being_set_to_who_is_asked():
+    asked = []
+    event = StopEvent(lambda: asked.append(True))
+    event.set()
+    assert (asked, event.is_set()) == ([True], False)
+    event.note()
+    assert event.wait()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from shoal._actors import host
 from shoal._actors.connection import Call, Connection, Target, fail
 from shoal._os import cgroup, descriptors
+from shoal._pool import interrupts
 
 if TYPE_CHECKING:
     from shoal._memory.arena import Arena
@@ -55,6 +56,7 @@ class Hub:
     """The connections of this process and the thread that reads them."""
 
     def __init__(self) -> None:
+        """Raises OSError when descriptors or threads are short; nothing stays open then."""
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wakeup, select.EPOLLIN)
@@ -66,7 +68,11 @@ class Hub:
         self._arena: Arena | None = None
         self._used_arena = False
         self.thread = threading.Thread(target=self._serve, name="shoal-actors", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError as refused:  # no room for a thread, or the program is ending
+            self._close()
+            raise BlockingIOError(11, f"no room for another thread: {refused}") from refused
 
     # --- any thread, under `_guard` -------------------------------------------------------------
 
@@ -300,6 +306,16 @@ def _is_here(target: Target) -> bool:
 
 def _connection(target: Target, timeout: float | None) -> Connection:
     """Return the connection to an actor, made now if there is none."""
+    found = existing(target)
+    if found is not None:
+        return found
+    with (
+        interrupts.deferred() as shield
+    ):  # a thread that is struck as it starts another one may leave that waiting for ever
+        return _connected(target, timeout, shield)
+
+
+def _connected(target: Target, timeout: float | None, shield: interrupts.Shield) -> Connection:
     global _hub, _expected
     with _guard:
         hub = _hub
@@ -310,7 +326,8 @@ def _connection(target: Target, timeout: float | None) -> Connection:
             return found
         _expected += 1
     try:
-        made = Connection(target, hub, timeout)
+        with shield.open():
+            made = Connection(target, hub, timeout)
     except BaseException:
         with _guard:
             _expected -= 1

@@ -4,8 +4,10 @@ Role: calls on their way out, answers on their way in. Owner: the hub of connect
 thread sends.
 
 Invariants
-    L1  The book and what is sent from it change with `changed` held, so numbers leave in order.
+    L1  The book and what is sent from it change with `lock` held, so numbers leave in order.
     L2  A call is settled by whoever took it out of the book (K1), without the lock: that runs code of the user.
+    L3  No exception of a signal handler strikes between taking a call out of the book and its last byte, nor leaves a lock held
+        that the hub's thread takes: what is half sent, or locked for ever, would be the end of all calls to come.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ import time
 import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal._actors import wire
 from shoal._actors.calls import Book, Outgoing
 from shoal._os.interpreter import main_module
+from shoal._os.latch import Latch
+from shoal._pool import interrupts
 from shoal._wire import codec, remote
 from shoal._wire.courier import Courier
 from shoal._wire.link import Link
@@ -52,6 +57,13 @@ class Reader(Protocol):
         """A socket does not take more now."""
 
 
+class _Condition(threading.Condition):
+    """One whose lock is taken by a single step, which no signal handler can cut in two (L3)."""
+
+    __enter__ = property(attrgetter("_lock.__enter__"))
+    __exit__ = property(attrgetter("_lock.__exit__"))
+
+
 class ActorFuture(concurrent.futures.Future[Any]):
     """The answer to a call of an actor. Works wherever a `concurrent.futures.Future` does, and can be awaited.
 
@@ -61,16 +73,39 @@ class ActorFuture(concurrent.futures.Future[Any]):
 
     _withdraw: Callable[[], object] | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = _Condition()
+        self._there = Latch()
+
     def cancel(self) -> bool:
         """Give the answer up. Returns False if it is there already."""
         if self._withdraw is not None:
             self._withdraw()
         return super().cancel()
 
+    def _invoke_callbacks(self) -> None:
+        # It is settled, or cancelled: whoever waits is woken first.
+        self._there.set()
+        super()._invoke_callbacks()  # type: ignore[misc]
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the answer, up to `timeout` seconds; return it, or raise what the method raised."""
+        if not self.done():
+            self._there.wait(timeout)
+        try:
+            return super().result(0)
+        finally:
+            del self  # breaks the cycle with the traceback
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the answer, up to `timeout` seconds; return what the method raised, if it did."""
+        self._there.wait(timeout)
+        return super().exception(0)
+
     def _settled(self, timeout: float | None) -> bool:
         """Wait until it is settled; False if `timeout` seconds passed first."""
-        with self._condition:
-            return self._condition.wait_for(self.done, timeout)
+        return self._there.wait(timeout)
 
     def __await__(self) -> Generator[Any, None, Any]:
         import asyncio
@@ -168,7 +203,10 @@ class Connection:
         """Connect. Raises OSError, TimeoutError."""
         self.target = target
         self.book: Book[Call] = Book(target.mailbox)
-        self.changed = threading.Condition()  # its lock is L1's
+        self.lock = threading.RLock()
+        self._room = (
+            Latch()
+        )  # for who waits for room now: it is set, and another one put in its place, when there may be some
         self.run: int | None = None  # which run of the actor took it, once that is known
         self.made_at = time.monotonic()
         self.tally = tally_of(target)
@@ -205,25 +243,35 @@ class Connection:
         Raises:
             MailboxFull: There was no room until the monotonic clock showed `limit`.
         """
-        with self.changed:
-            while wait and not self.book.has_room and not self.book.closed:
+        while True:
+            with interrupts.deferred(), self.lock:  # L3
+                if not wait or self.book.has_room or self.book.closed:
+                    return self._offer(call)
                 left = None if limit is None else limit - time.monotonic()
                 if left is not None and left <= 0:
                     target = self.target
                     raise MailboxFull(actor=target.name, call=str(call), mailbox=target.mailbox, timeout=timeout or 0.0)
                 self._ask_for_room()
-                self.changed.wait(left)
-            if self.book.closed:
-                return False
-            self._send(self.book.offer(call))
-            if call.future is not None and call.payload:  # it was not sent
-                call.future._withdraw = lambda: self._withdraw(call)
-            return True
+                room = self._room
+            room.wait(left)
+
+    def _offer(self, call: Call) -> bool:
+        if self.book.closed:
+            return False
+        self._send(self.book.offer(call))
+        if call.future is not None and call.payload:  # it was not sent
+            call.future._withdraw = lambda: self._withdraw(call)
+        return True
 
     def _withdraw(self, call: Call) -> None:
-        with self.changed:
+        with self.lock:
             if self.book.withdraw(call):
-                self.changed.notify_all()
+                self._tell_room()
+
+    def _tell_room(self) -> None:
+        """Have those who wait for room look. Under the lock."""
+        room, self._room = self._room, Latch()
+        room.set()
 
     def _send(self, calls: list[Outgoing[Call]]) -> None:
         """Put on the wire what the book lets out. Under the lock; does not block."""
@@ -241,7 +289,7 @@ class Connection:
 
     def send_last(self) -> bool:
         """Have the actor end behind what was sent; False if something still waits to be sent, or it is gone."""
-        with self.changed:
+        with interrupts.deferred(), self.lock:  # L3
             if self.book.closed or self.book.waiting:
                 return False
             self.link.send((wire.LAST,))
@@ -265,7 +313,7 @@ class Connection:
             self.run = number
             return
         call = None
-        with self.changed:
+        with self.lock:
             before = self.book.taken
             if kind == wire.TAKEN and not message[2]:
                 self.book.heard()
@@ -273,7 +321,7 @@ class Connection:
             if kind != wire.TAKEN:
                 call = self.book.answered(number)
             if self.book.taken != before:
-                self.changed.notify_all()
+                self._tell_room()
         if call is not None:
             self._settle(call, message, buffers)
 
@@ -293,9 +341,9 @@ class Connection:
 
     def lost(self) -> list[Call]:
         """The connection is gone. Returns what is to be failed."""
-        with self.changed:
+        with self.lock:
             left = self.book.lost()
-            self.changed.notify_all()
+            self._tell_room()
         return left
 
 

@@ -130,6 +130,10 @@ def _in_event_loop() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
+#: What a handle itself is made of.
+_FIELDS = frozenset({"_keeper", "_methods", "_tally", "_target"})
+
+
 class Actor:
     """A handle of an actor: an object that lives in a process of its own. Made by calling an actor's class, see `actor`.
 
@@ -151,6 +155,13 @@ class Actor:
                 f"{self._target.name if '_target' in self.__dict__ else 'actor'} has no method {name!r}"
             )
         return ActorMethod(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _FIELDS:
+            raise AttributeError(
+                f"{name} cannot be set through a handle: the object lives in another process. Give its class a method that sets it"
+            )
+        super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(self._methods or ())})
@@ -261,7 +272,7 @@ class Actor:
         connection = client.existing(self._target)
         pending = unsent = 0
         if connection is not None:
-            with connection.changed:
+            with connection.lock:
                 pending, unsent = len(connection.book.pending), len(connection.book.waiting)
         return ActorStatistics(
             name=self.name,

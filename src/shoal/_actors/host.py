@@ -25,7 +25,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal._actors import wire
 from shoal._process.facade import Process
@@ -256,6 +257,8 @@ class Host:
             args, kwargs = codec.unpack(payload, buffers)
             value = self._method(method)(*args, **kwargs)
             del args, kwargs
+            if type(value) is CoroutineType:
+                _refuse_coroutine(value, method)
             if not wants_answer:
                 return
             answer: Message = (wire.ANSWER, number, codec.pack(value, out, ("the result of", _Named(method))))
@@ -330,10 +333,21 @@ class Host:
             if self._running and begun == seen:
                 quiet = 0
                 with self._role:
-                    while self._running and self._begun == begun:
-                        self._take_in(DEPUTY_S)
+                    while self._running and self._begun == begun and self._take_in_or_log():
+                        pass
             quiet = quiet + 1 if begun == seen else 0
             seen = begun
+
+    def _take_in_or_log(self) -> bool:
+        """As the deputy: whatever is raised is logged, and it begins anew; nobody else would take in what is sent meanwhile."""
+        try:
+            self._take_in(DEPUTY_S)
+        except BaseException:
+            import logging
+
+            logging.getLogger("shoal").exception("shoal: unexpected failure in what takes in the calls of an actor")
+            return False
+        return True
 
     def _doze(self) -> None:
         """Sleep until a method is begun: the flag first, then a look, so that one of the two threads sees the other."""
@@ -419,6 +433,13 @@ class Host:
                 connection.link.courier.abandon()
             connection.sock.close()
         os.close(self._wakeup)
+
+
+def _refuse_coroutine(value: CoroutineType[Any, Any, Any], method: str) -> NoReturn:
+    value.close()  # else Python warns that nobody awaited it
+    raise TypeError(
+        f"{method}() is an async method, which actors do not support: make it a plain one (def), which may call asyncio.run()"
+    )
 
 
 class _Named:

@@ -23,10 +23,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal._os.interpreter import unguarded_import
+from shoal._os.latch import StopEvent
 
 if TYPE_CHECKING:
     from shoal._process.running import Handler, Running
-    from shoal._settings import StartMethod
+    from shoal._settings import CaptureMode, StartMethod
     from shoal._wire.link import Link
     from shoal._worker.solo import Solo
     from shoal.errors import Obituary
@@ -63,7 +64,7 @@ class Process:
         daemon: End it when the program ends, instead of waiting for it. None: as the process that makes it.
         start_method: ``"forkserver"``, ``"spawn"`` or ``"fork"``; None is the first, or what SHOAL_START_METHOD says.
         capture: Take what it prints line by line, write it to this program's streams with the name in front, and keep the
-            last lines for its obituary. Otherwise it writes where this program does.
+            last lines for its obituary; also ``"prefix"``. Otherwise, or with ``"inherit"``, it writes where this program does.
     """
 
     def __init__(
@@ -76,9 +77,9 @@ class Process:
         *,
         daemon: bool | None = None,
         start_method: StartMethod | None = None,
-        capture: bool = False,
+        capture: bool | CaptureMode = False,
     ) -> None:
-        assert group is None, "group argument must be None for now"
+        _check(type(self), group, name, daemon, capture)
         from shoal._settings import start_method_or_default
 
         maker = _here.current
@@ -92,7 +93,7 @@ class Process:
         self._authkey: bytes | None = maker._authkey
         self._closed = False
         self._shoal_method = start_method_or_default(start_method)
-        self._shoal_capture = bool(capture)
+        self._shoal_capture = capture in (True, "prefix")
         self._shoal_run: Running | None = None
 
     def run(self) -> object:
@@ -167,7 +168,7 @@ class Process:
             if not running.is_gone:
                 return False
             # The end is about to be told; a handler on the very thread that tells it must not wait for it.
-            if threading.current_thread().name != "shoal-hub":
+            if threading.current_thread() is not running.hub.thread:
                 running.ended.wait(_BURIAL_S)
         return running.ended.is_set()
 
@@ -214,12 +215,13 @@ class Process:
     def stopping(self) -> threading.Event:
         """Within `run`: an event that is set when the process is asked to stop. Look at it, or wait for it, now and then.
 
-        A process that has never looked is asked by SIGTERM instead. In the program that started it: whether `stop` was called.
+        A process that has never looked is asked by SIGTERM instead. In the program that started it: whether it was asked, and
+        setting it asks.
         """
         if self is _here.current and _here.solo is not None:
             _here.solo.looks_for_stop()
             return _here.solo.stopping
-        return self._shoal_run.stopping if self._shoal_run is not None else threading.Event()
+        return self._shoal_run.stopping if self._shoal_run is not None else StopEvent(partial(_cannot_ask, self._name))
 
     def stop(self, grace: float | None = 5.0) -> bool:
         """Ask the process to stop, wait up to `grace` seconds, then kill it and what it started. Blocks until it has ended.
@@ -298,6 +300,7 @@ class Process:
     @daemon.setter
     def daemon(self, daemonic: bool) -> None:
         assert self._shoal_run is None, "process has already started"
+        _check_daemon(daemonic)
         self._daemon = bool(daemonic)
 
     @property
@@ -414,6 +417,29 @@ class Process:
         self._args = tuple(map(itself, self._args))
         self._kwargs = {name: itself(value) for name, value in self._kwargs.items()}
         return self.run()
+
+
+def _cannot_ask(name: str) -> None:
+    raise RuntimeError(f"{name} was not started by this process, so it cannot be asked to stop")
+
+
+def _check(cls: type, group: object, name: object, daemon: object, capture: object) -> None:
+    """Refuse what `multiprocessing` refuses, and what means nothing. Raises AssertionError, TypeError, ValueError."""
+    if group is not None:
+        own = f"; a {cls.__name__} has no __init__ of its own that would take arguments" if cls is not Process else ""
+        raise AssertionError(
+            f"the first argument is group, which is None, not {group!r}: give a function as target=, its arguments as args={own}"
+        )
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be text, not {name!r}")
+    _check_daemon(daemon)
+    if not any(capture is one for one in (True, False)) and capture not in ("prefix", "inherit"):
+        raise ValueError(f"capture must be True, False, 'prefix' (as True) or 'inherit' (as False), not {capture!r}")
+
+
+def _check_daemon(daemon: object) -> None:
+    if daemon not in (None, True, False):
+        raise TypeError(f"daemon must be True or False, not {daemon!r}")
 
 
 def _seconds(timeout: float | None) -> float | None:

@@ -17,15 +17,16 @@ import copy
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shoal._memory.page import ASKS
 from shoal._os import descriptors, processes
+from shoal._os.latch import Latch, StopEvent
 from shoal._pool import autopsy
 from shoal._pool.failures import unreadable_value
 from shoal._pool.worker import WorkerHandle
-from shoal._process.latch import Latch
 from shoal._wire import codec, remote
 from shoal._wire import messages as m
 from shoal._wire.link import Link, Received
@@ -108,7 +109,7 @@ class Running:
         self.known = Latch()
         self.ended = Latch()
         self.heard = Latch()  # it said that it is ready, or ended
-        self.stopping = threading.Event()
+        self.stopping = StopEvent(_asks(weakref.ref(self)))
         self.refusal: Exception | None = None
         self.pid = 0
         self.sentinel: Sentinel | None = None
@@ -222,6 +223,19 @@ class Running:
         self.on_message = self.send_by_value = None
         if self.sentinel is not None:
             self.sentinel.close()
+
+
+def _asks(of: weakref.ref[Running]) -> Callable[[], None]:
+    """Return what setting `stopping` in this program does: ask the process, which has an event of its own."""
+
+    def ask() -> None:
+        from shoal._process.starting import ask_to_stop
+
+        running = of()
+        if running is not None and not running.ended.is_set():
+            ask_to_stop(running)
+
+    return ask
 
 
 def _nothing() -> None:

@@ -10,6 +10,7 @@ Invariants
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 0.1
 #: What a daemon gets, at the end of the program, for what its SIGTERM handler does.
 DAEMON_GRACE_S = 1.0
+#: After so long it is said for which processes the end of the program waits.
+QUIET_S = 2.0
 
 
 def start(process: Process) -> None:
@@ -145,7 +148,7 @@ def _authkey(process: Process) -> bytes | None:
 
 def ask_to_stop(running: Running) -> None:
     """Ask a process to stop: by its `stopping` if it has ever looked at that, else by SIGTERM. Does not block."""
-    running.stopping.set()
+    running.stopping.note()
     running.handle.ask()
     if running.is_young:
         running.hub.after(PATIENCE_S, lambda: _insist(running))
@@ -187,15 +190,29 @@ def _end_all() -> None:
         return  # a fork that ends as a program does: they are not its
     try:
         if getattr(sys, "last_type", None) is not KeyboardInterrupt:
-            for process in _children():
-                if not process._daemon:
-                    process.join()
+            _wait_for([process for process in _children() if not process._daemon])
         _end_now(_children())
     except KeyboardInterrupt:
         _end_now(_children())
         # End as a program ends that Ctrl-C ends; raising here would only print what an exit handler ignores.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def _wait_for(processes: list[Process]) -> None:
+    """Wait until they have ended; if that takes long, say once for whom, or nobody would know why the program does not end."""
+    limit = time.monotonic() + QUIET_S
+    for process in processes:
+        process.join(max(0.0, limit - time.monotonic()))
+    late = [process for process in processes if process.is_alive()]
+    if late:
+        names = ", ".join(f"{process._name} (pid {process.pid})" for process in late)
+        them = "it" if len(late) == 1 else "them"
+        with contextlib.suppress(Exception):  # there may be no such stream any more
+            sys.stderr.write(f"waiting for {names} to end; daemon=True would end {them} with the program\n")
+            sys.stderr.flush()
+    for process in late:
+        process.join()
 
 
 def _children() -> list[Process]:

@@ -5,6 +5,7 @@ Role: looks at, and asks for, one child, whichever run of it there is. Owner: th
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from shoal._supervise import events as ev
@@ -32,6 +33,7 @@ class SupervisedChild:
     @property
     def value(self) -> Any:
         """What runs now, or ran last: the `Process`, `Pool`, actor or `Supervisor`. Another one after each restart."""
+        self._supervisor._check_owner()
         driver = self._supervisor._driver
         value = driver.value_of(self._id) if driver is not None else None
         if value is not None:  # else it is forgotten; but it may be asked how it ended
@@ -65,6 +67,8 @@ class SupervisedChild:
         self._supervisor.restart_child(self._id)
 
     def __repr__(self) -> str:
+        if self._supervisor._owner != os.getpid():
+            return f"<child {self._id!r} of {self._supervisor!r}>"
         return f"<child {self._id!r} of {self._supervisor.name}, {self.state}>"
 
 

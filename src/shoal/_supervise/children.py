@@ -222,7 +222,11 @@ class PoolRun:
         watcher = threading.Thread(
             target=self._watch, args=(begin.on_exit,), name=f"shoal-pool-{begin.id}", daemon=True
         )
-        watcher.start()
+        try:
+            watcher.start()
+        except RuntimeError:  # no room for a thread: nothing may be left of a run that is not made
+            self.kill()
+            raise
 
     def wait_ready(self, timeout: float | None) -> None:
         pass

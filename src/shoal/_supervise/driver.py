@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shoal._os.latch import Latch
 from shoal._supervise import events as ev
 from shoal._supervise.children import Begin, Exit, Recipe, Running
 from shoal._supervise.policy import (
@@ -62,7 +63,7 @@ class Wish:
 
     def __init__(self, id_: str = "") -> None:
         self.id = id_  # the child it is about
-        self.done = threading.Event()
+        self.done = Latch()
         self.refusal = ""
         self.error: BaseException | None = None  # why a start failed
 
@@ -107,7 +108,7 @@ class Attempt:
         self._exit: Exit | None = None
         self._started = False
         self._given_up = False  # it was to be killed while it was being made
-        self._gone = threading.Event()
+        self._gone = Latch()
 
     def go(self, member: Member) -> None:
         """Begin, in a thread of its own (R2)."""
@@ -199,7 +200,7 @@ class Driver:
         self.records: dict[str, Record] = {}
         self.events: deque[ev.Event] = deque(maxlen=KEPT_EVENTS)
         self.counts = Counts()
-        self.ended = threading.Event()
+        self.ended = Latch()  # waited for in the main thread, as `Wish.done` is
         self._at_end: list[Callable[[], object]] = []
         self.last_words: Exit | None = None  # of the child that made it end
         self.exit_grace_s: float | None = None  # how long the end of the program waits for it

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self
 
+from shoal._pool import interrupts
 from shoal._settings import check_choice
 from shoal._supervise import events as ev
 from shoal._supervise.child import SupervisedChild, info_of
 from shoal._supervise.children import Recipe, recipe_of
 from shoal._supervise.driver import Driver, Member, Wish
+from shoal._supervise.guard import check_main_guard, is_guard_error
 from shoal._supervise.nested import SupervisorRecipe, running_here
 from shoal._supervise.policy import AutoShutdown, Flags, Restart, Shutdown, Spec, State, Strategy
 
@@ -72,6 +74,8 @@ class Supervisor:
         self._flags = Flags(
             strategy, intensity, _seconds("period", period, least=1e-3), auto_shutdown, _seconds("backoff_s", backoff_s)
         )
+        if on_event is not None and not callable(on_event):
+            raise TypeError(f"on_event must be callable, not {on_event!r}")
         self._on_event = on_event
         self._name = name or f"Supervisor-{next(_names)}"
         self._owner = os.getpid()
@@ -95,6 +99,8 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop all children. Raises SupervisorFailed if it had given up, unless the block itself failed."""
+        if self._owner != os.getpid():
+            return  # a fork leaves the block
         try:
             self.stop()
         except KeyboardInterrupt:  # another one: no more patience
@@ -105,11 +111,12 @@ class Supervisor:
 
     def _open(self) -> Driver:
         """Return the driver, begun now if it has not been: with what was added, in order."""
-        with self._opening:
+        self._check_owner()
+        with interrupts.deferred(), self._opening:  # struck as it starts, its thread might wait for ever
             driver = self._driver
             if driver is not None:
-                self._check_owner()
                 return driver
+            check_main_guard()
             driver = self._begin()
         self._start_declared(driver)
         return driver
@@ -139,8 +146,9 @@ class Supervisor:
 
         From `on_event` it does not wait.
         """
+        self._check_owner()
         driver = self._driver
-        if driver is None or self._owner != os.getpid():
+        if driver is None:
             return
         wish = driver.stop()
         if not driver.is_my_thread:
@@ -149,8 +157,9 @@ class Supervisor:
 
     def kill(self) -> None:
         """Kill all children at once and wait until they have ended."""
+        self._check_owner()
         driver = self._driver
-        if driver is None or self._owner != os.getpid():
+        if driver is None:
             return
         wish = driver.kill()
         if not driver.is_my_thread:
@@ -275,6 +284,8 @@ class Supervisor:
                 return
             case "failed":
                 assert wish.error is not None
+                if is_guard_error(wish.error):  # it says itself where and why
+                    raise wish.error.with_traceback(None) from None
                 raise wish.error
             case "not found":
                 raise LookupError(f"{self._name} has no child {id_!r}")
@@ -339,6 +350,7 @@ class Supervisor:
 
     def __getitem__(self, id: str) -> SupervisedChild:
         """Return the child of that name."""
+        self._check_owner()
         driver = self._driver
         known = driver is not None and id in driver.policy.children
         if not known and not any(spec.id == id for spec in self._declared):
@@ -347,6 +359,7 @@ class Supervisor:
 
     def count_children(self) -> ev.ChildCounts:
         """Return how many children there are, and of which kind."""
+        self._check_owner()
         driver = self._driver
         if driver is None:
             return ev.ChildCounts(specs=0, active=0, supervisors=0, workers=0)
@@ -361,6 +374,7 @@ class Supervisor:
     @property
     def events(self) -> tuple[ev.Event, ...]:
         """What happened, oldest first; the last thousand events."""
+        self._check_owner()
         driver = self._driver
         if driver is None:
             return ()
@@ -369,6 +383,7 @@ class Supervisor:
 
     def statistics(self) -> ev.SupervisorStatistics:
         """Return a frozen picture of the supervisor and its children."""
+        self._check_owner()
         driver = self._driver
         if driver is None:
             return ev.SupervisorStatistics(name=self._name, strategy=self._flags.strategy, state="not started")
@@ -390,6 +405,8 @@ class Supervisor:
             )
 
     def __repr__(self) -> str:
+        if self._owner != os.getpid():
+            return f"<shoal.Supervisor {self._name}, of process {self._owner}>"
         picture = self.statistics()
         up = sum(child.state == "up" for child in picture.children)
         return f"<shoal.Supervisor {self._name}, {self._flags.strategy}, {picture.state}, {up} of {len(picture.children)} up>"
@@ -410,8 +427,9 @@ def _shutdown(value: Shutdown | EllipsisType, recipe: Recipe) -> Shutdown:
     if value is ...:
         return None if recipe.is_supervisor else SHUTDOWN_S
     if isinstance(value, str):
-        check_choice("shutdown", value, Literal["kill"])
-        return value
+        if value != "kill":
+            raise ValueError(f'shutdown must be seconds, "kill" or None (as long as it takes), not {value!r}')
+        return "kill"
     return None if value is None else _seconds("shutdown", value)
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from shoal._memory import page as page_module
 from shoal._memory.page import ASKS, STAGE, Page
 from shoal._os.interpreter import MainModule, import_main
+from shoal._os.latch import StopEvent
 from shoal._wire import codec, remote
 from shoal._wire import messages as m
 from shoal._wire.courier import Courier
@@ -57,7 +58,7 @@ class Solo:
     def __init__(self, sock: socket.socket, passing: socket.socket, page: Page) -> None:
         self.pid = os.getpid()
         self.page = page
-        self.stopping = threading.Event()
+        self.stopping = StopEvent()
         self._on_message: Handler | None = None
         self._arena: Arena | None = None
         self.link = Link(sock, Courier(passing, self._arena_now, _forget_shared), partial(send_all, sock))
