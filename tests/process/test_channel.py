@@ -292,3 +292,110 @@ def test_coroutines_send_and_receive_without_holding_up_the_loop():
         return [value async for value in channel]
 
     assert asyncio.run(both()) == [bytes([value]) for value in range(20)]
+
+
+# --- threads, handlers, forks -------------------------------------------------------------------
+
+
+def test_a_time_limit_holds_beside_a_thread_that_waits_without_one(threads):
+    channel = shoal.Channel(bytes, capacity=1)
+    reader = channel.reader()
+    waiting = threads.submit(reader.receive)
+    eventually(lambda: channel._ring.words[reader._seat + 2], what="the thread sleeps")
+    with pytest.raises(TimeoutError):
+        reader.receive(timeout=0.02)
+
+    async def one_that_gives_up():
+        async with asyncio.timeout(0.02):
+            await reader.areceive()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(one_that_gives_up())
+    channel.send(b"x")
+    assert waiting.result(HANG_LIMIT_S) == b"x"
+
+
+def test_a_handler_that_sends_while_its_thread_does_is_refused():
+    channel = shoal.Channel(bytes, capacity=1)
+    channel.send(b"1")
+    refused = []
+
+    def handler(*_):
+        with pytest.raises(RuntimeError, match="this very thread") as caught:
+            channel.send(b"x", timeout=0)
+        refused.append(caught)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    me = threading.get_ident()
+    later = threading.Timer(0.05, signal.pthread_kill, (me, signal.SIGUSR1))
+    later.start()
+    try:
+        with pytest.raises(TimeoutError):
+            channel.send(b"2", timeout=0.2)
+    finally:
+        later.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert refused
+    assert channel.receive() == b"1"
+    channel.send(b"3", timeout=0)
+
+
+@dataclass
+class Picky:
+    x: int
+
+    def __post_init__(self):
+        if self.x < 0:
+            raise ValueError("negative")
+
+
+def test_a_message_that_cannot_be_rebuilt_is_passed_over():
+    channel = shoal.Channel(Picky, capacity=2)
+    bad = Picky(1)
+    bad.x = -1
+    channel.send(bad)
+    channel.send(Picky(2))
+    with pytest.raises(ValueError, match="negative"):
+        channel.receive()
+    assert channel.receive() == Picky(2)
+    channel.send(Picky(3), timeout=0)
+
+
+def test_an_array_that_does_not_fit_into_out_is_received_all_the_same():
+    channel = shoal.Channel("f4", shape=2)
+    channel.send(np.ones(2, "f4"))
+    with pytest.raises(ValueError, match="broadcast"):
+        channel.receive(out=np.zeros(3, "f4"))
+    assert channel.receive().tolist() == [1, 1]
+
+
+def test_an_end_that_a_fork_inherits_is_not_its_parents():
+    channel = shoal.Channel(bytes, readers=2)
+    writer, reader = channel.writer(), channel.reader()
+    writer.send(b"x")
+
+    def child():
+        reader.close()
+        writer.close()
+        with pytest.raises(RuntimeError, match="has a writer already"):
+            writer.send(b"y")
+        assert reader.receive(0) == b"x"  # from a seat of its own
+
+    assert ended(forked(child)) == 0
+    writer.send(b"z")
+    assert [reader.receive(0), reader.receive(0)] == [b"x", b"z"]
+
+
+@pytest.mark.parametrize("shape", [(-1, 2), (2.5,), ("a",)])
+def test_a_shape_that_is_none_is_refused(shape):
+    with pytest.raises(ValueError, match="shape must be lengths"):
+        shoal.Channel("f4", shape=shape)
+
+
+def test_a_time_limit_that_is_no_number_is_refused_also_where_nobody_would_wait():
+    channel = shoal.Channel(bytes)
+    with pytest.raises(ValueError, match="timeout"):
+        channel.send(b"x", timeout=float("nan"))
+    channel.send(b"x")
+    with pytest.raises(ValueError, match="timeout"):
+        channel.receive(timeout=float("nan"))

@@ -8,6 +8,7 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,11 @@ import numpy as np
 import pytest
 
 import shoal
+from shoal._memory.reducers import passing
+from shoal._sync import queue_layout as at
 from tests.process import queue_tasks
 from tests.support import HANG_LIMIT_S, QUIET_S, eventually
+from tests.unit.interrupts import interrupted_everywhere
 
 LARGE = 1 << 17
 
@@ -544,3 +548,92 @@ def test_a_cancelled_coroutine_has_taken_nothing():
 
     asyncio.run(cancel())
     assert items.get(timeout=HANG_LIMIT_S) == 1
+
+
+# --- interrupts at every point, refusals --------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the points are those of Python 3.11")
+def test_a_large_item_is_in_or_out_and_its_blocks_too_wherever_put_is_interrupted():
+    data = b"A" * 150_000
+    items = shoal.Queue(memory_limit="4MiB")
+    items.put(data)
+    items.get()
+
+    def blocks():
+        entries = items._core._entries()
+        return sum(entry >> 32 for entry in entries[1::2] if entry & at.OWNER_MASK not in (0, at.CHUNK))
+
+    def check(where):
+        waiting = items.qsize()
+        assert blocks() == 3 * waiting, where
+        assert [bytes(items.get(False)) for _ in range(waiting)] == [data] * waiting, where
+        if waiting:
+            items.task_done()
+
+    assert interrupted_everywhere(lambda: items.put(data), check) > 20
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the points are those of Python 3.11")
+def test_an_item_is_held_once_and_acknowledged_once_wherever_its_taker_is_interrupted():
+    items = shoal.Queue(ack=True)
+    items.put([0])
+    items.get()
+    items.task_done()
+
+    def held():
+        party = items._local.party
+        return len(party.held) + (party.stash is not None)
+
+    def take_one():
+        items.put([1])
+        items.get(False)
+        items.task_done()
+
+    def check(where):
+        party = items._local.party
+        assert len(set(party.held)) == len(party.held), where
+        assert held() == items.statistics().unacknowledged, where
+        while items.qsize() or party.stash:
+            items.get(False)
+        while party.held:
+            items.task_done()
+        assert not items.statistics().unacknowledged, where
+
+    assert interrupted_everywhere(take_one, check) > 20
+
+
+def test_what_cannot_be_meant_is_refused():
+    for wrong in (2.5, "3", None):
+        with pytest.raises(TypeError, match="maxsize must be"):
+            shoal.Queue(wrong)
+    with pytest.raises(ValueError, match="memory_limit must be at least"):
+        shoal.Queue(memory_limit=5)
+    items = shoal.Queue()
+    with pytest.raises(ValueError, match="timeout"):
+        items.put(1, timeout=float("nan"))
+    items.put(1)
+    with pytest.raises(ValueError, match="timeout"):
+        items.get(timeout=float("nan"))
+
+
+def test_what_was_about_to_be_passed_is_collected_though_a_traceback_holds_it():
+    """Python 3.11 crashes when a memoryview with exports is collected in a cycle; so a child does it."""
+
+    def child():
+        items = shoal.Queue()
+        passing.on = True
+        state = items._cell.__reduce_ex__(5)
+        cycle = [items, memoryview(state[1][0]), state]
+        cycle.append(cycle)
+        del items, state, cycle
+        gc.collect()
+
+    pid = os.fork()
+    if not pid:
+        try:
+            child()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 from shoal._memory import segments
 from shoal._os import futex, mutex
 from shoal._settings import parse_bytes
-from shoal._sync import channel_kinds, identities
+from shoal._sync import channel_kinds, deadlines, identities
 from shoal._sync.cells import Cell
 from shoal._sync.channel_ring import (
     AT,
@@ -205,12 +204,41 @@ class Channel:
         )
 
 
-class Writer:
-    """The end of a channel to send to. A context manager that closes it."""
+class Reentered(RuntimeError):
+    """A signal handler or finalizer used an end of a channel in the middle of a step of its own thread."""
+
+    def __init__(self) -> None:
+        super().__init__("the channel was in the middle of a step of this very thread when it was used again")
+
+
+class _End:
+    """What both ends have: threads that take turns, and a process it belongs to."""
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
-        self._turn = threading.Lock()
+        self._become_local()
+        self._inherited = False
+        _ends.add(self)
+
+    def _become_local(self) -> None:
+        self._turn: Any = threading.RLock()  # knows whose it is
+        self._inherited = True
+
+    def _await_turn(self, until: float | None) -> bool:
+        """Wait for the turn until then. Whoever asks releases it, had or not: a handler may raise on the way."""
+        turn = self._turn
+        if turn.acquire(False):
+            return True
+        return bool(
+            turn.acquire() if until is None else turn.acquire(True, deadlines.left(until, threading.TIMEOUT_MAX))
+        )
+
+
+class Writer(_End):
+    """The end of a channel to send to. A context manager that closes it. Inherited by a fork, it is another writer there."""
+
+    def __init__(self, ring: Ring) -> None:
+        super().__init__(ring)
         self._patience = Patience()
         self._slowest = 0
         self._reserved: int = ring.words[RESERVED]
@@ -226,18 +254,31 @@ class Writer:
         """
         ring = self._ring
         words = ring.words
-        with self._turn:
+        until = None if timeout is None else deadlines.deadline(timeout)
+        if self._inherited:
+            self._take_over()
+        turn = self._turn
+        if turn._is_owned():
+            raise Reentered
+        try:
+            if not self._await_turn(until):
+                raise TimeoutError("this channel stayed full: other threads are waiting to send")
             sent = words[SENT]
             if words[CLOSED]:
                 raise ChannelClosed(reason="this channel is closed: nothing more can be sent")
             if sent - self._slowest >= ring.capacity:
-                self._wait_for_room(sent, timeout)
+                self._wait_for_room(sent, until, at_once=timeout == 0)
             index = sent % ring.capacity
             if index >= self._reserved:
                 self._reserve(index)
             at = ring.start + index * ring.slot
             words[at >> 3] = ring.kind.write(ring.view, at + 8, value)
             words[SENT] = sent + 1  # N1
+        finally:
+            try:
+                turn.release()  # the first call here, so that no signal handler comes before it
+            except RuntimeError:
+                pass  # we did not have it
         # Giving the turn back is an atomic instruction: what was stored is seen before we look.
         for seat in ring.seats:
             if words[seat + SLEEPS]:
@@ -249,14 +290,19 @@ class Writer:
         segments.reserve(ring.view, ring.start + index * ring.slot, ring.slot)
         self._reserved = ring.words[RESERVED] = index + 1
 
-    def _wait_for_room(self, sent: int, timeout: float | None) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _take_over(self) -> None:
+        """Become the writer in a forked child."""
+        self._ring.claim_writer()
+        self._slowest = 0
+        self._inherited = False
+
+    def _wait_for_room(self, sent: int, until: float | None, *, at_once: bool) -> None:
         while not self._has_room(sent):
-            if timeout != 0 and self._patience.spin(lambda: self._has_room(sent)):
+            if not at_once and self._patience.spin(lambda: self._has_room(sent)):
                 return
-            if deadline is not None and time.monotonic() >= deadline:
+            if not (left_s := deadlines.left(until, RECHECK_S)):
                 raise TimeoutError("this channel stayed full: a reader is too slow")
-            self._sleep(sent, RECHECK_S if deadline is None else max(0.0, deadline - time.monotonic()))
+            self._sleep(sent, left_s)
 
     def _has_room(self, sent: int) -> bool:
         self._slowest = self._ring.slowest()
@@ -287,7 +333,8 @@ class Writer:
 
     def close(self) -> None:
         """Tell the readers that nothing more will come: they get what is in the ring, then `ChannelClosed`."""
-        self._ring.close()
+        if not self._inherited:  # else the parent is the writer
+            self._ring.close()
 
     def __enter__(self) -> Writer:
         return self
@@ -296,13 +343,12 @@ class Writer:
         self.close()
 
 
-class Reader:
-    """A seat of a channel, to receive from. A context manager that gives it up."""
+class Reader(_End):
+    """A seat of a channel, to receive from. A context manager that gives it up. Inherited by a fork, it takes another there."""
 
     def __init__(self, ring: Ring, seat: int) -> None:
-        self._ring = ring
+        super().__init__(ring)
         self._seat = seat
-        self._turn = threading.Lock()
         self._patience = Patience()
         self._stash: list[Any] = []
 
@@ -317,37 +363,65 @@ class Reader:
             TimeoutError: Nothing came within `timeout` seconds.
             ChannelClosed: The writer closed it, or died, and everything it sent was received.
         """
-        ring, seat = self._ring, self._seat
+        ring = self._ring
         words = ring.words
-        with self._turn:
-            stash = self._stash
+        until = None if timeout is None else deadlines.deadline(timeout)
+        if self._inherited:
+            self._take_over()
+        turn = self._turn
+        if turn._is_owned():
+            raise Reentered
+        try:
+            if not self._await_turn(until):
+                raise TimeoutError("nothing came through the channel in time: other threads are waiting to receive")
+            stash, seat = self._stash, self._seat
             if not stash:
                 at = words[seat + AT]
                 if words[SENT] == at:
-                    self._wait(at, timeout)
-                place = ring.start + at % ring.capacity * ring.slot
-                value = ring.kind.read(ring.view, place + 8, words[place >> 3], out)
+                    self._wait(at, until, at_once=timeout == 0)
+                value = self._read(at, out)
                 stash.append(value)  # a signal handler that raises from here on does not take it away
                 words[seat + AT] = at + 1  # N1
             value = stash[0]
             stash.clear()
+        finally:
+            try:
+                turn.release()  # the first call here, so that no signal handler comes before it
+            except RuntimeError:
+                pass  # we did not have it
         if words[WRITER_SLEEPS]:
             ring.ring()
         return value
 
-    def _wait(self, at: int, timeout: float | None) -> None:
+    def _read(self, at: int, out: Any) -> Any:
+        ring, words = self._ring, self._ring.words
+        place = ring.start + at % ring.capacity * ring.slot
+        try:
+            return ring.kind.read(ring.view, place + 8, words[place >> 3], out)
+        except Exception:
+            if out is None or not isinstance(ring.kind, channel_kinds.Array):  # else `out` may be what is wrong
+                words[self._seat + AT] = at + 1  # it could not be rebuilt the next time either
+                ring.ring()
+            raise
+
+    def _take_over(self) -> None:
+        """Take a seat in a forked child."""
+        self._seat = self._ring.claim_seat()
+        self._stash = []
+        self._inherited = False
+
+    def _wait(self, at: int, until: float | None, *, at_once: bool) -> None:
         words = self._ring.words
-        deadline = None if timeout is None else time.monotonic() + timeout
         while words[SENT] == at:
             if words[self._seat + STATE] != OPEN:
                 raise ChannelClosed(reason="this end of the channel was closed")
             if words[CLOSED] and words[SENT] == at:
                 raise ChannelClosed(reason="the channel is closed: its writer has finished")
-            if timeout != 0 and self._patience.spin(lambda: words[SENT] != at):
+            if not at_once and self._patience.spin(lambda: words[SENT] != at):
                 return
-            if deadline is not None and time.monotonic() >= deadline:
+            if not (left_s := deadlines.left(until, RECHECK_S)):
                 raise TimeoutError("nothing came through the channel in time")
-            self._sleep(at, RECHECK_S if deadline is None else max(0.0, deadline - time.monotonic()))
+            self._sleep(at, left_s)
 
     def _sleep(self, at: int, most_s: float) -> None:
         ring, words = self._ring, self._ring.words
@@ -392,6 +466,8 @@ class Reader:
 
     def close(self) -> None:
         """Give the seat up: the writer does not wait for it any more, and nobody else gets it."""
+        if self._inherited:
+            return  # the seat is the parent's
         self._ring.words[self._seat + STATE] = SHUT
         self._ring.ring()
 
@@ -413,11 +489,14 @@ def _arrive(kind: Any, cell: Cell, carried: channel_kinds.Kind) -> Any:
 
 
 _open: weakref.WeakSet[Channel] = weakref.WeakSet()
+_ends: weakref.WeakSet[_End] = weakref.WeakSet()
 
 
 def _become_another() -> None:
     for one in _open:
         one._become_local()
+    for end in _ends:
+        end._become_local()
 
 
 os.register_at_fork(after_in_child=_become_another)

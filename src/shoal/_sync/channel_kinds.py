@@ -166,6 +166,7 @@ def find(kind: Any, shape: tuple[int, ...] | int | None, message_bytes: int) -> 
 
     Raises:
         TypeError: No channel carries that.
+        ValueError: `shape` is no shape.
     """
     if kind is bytes:
         return Bytes(message_bytes)
@@ -176,8 +177,11 @@ def find(kind: Any, shape: tuple[int, ...] | int | None, message_bytes: int) -> 
         raise TypeError(
             f"a channel carries bytes, instances of a dataclass, or arrays of a dtype with shape=, not {kind!r}"
         )
+    lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(not hasattr(type(length), "__index__") or length < 0 for length in lengths):
+        raise ValueError(f"shape must be lengths, whole numbers of 0 or more, not {shape!r}")
     try:
-        return Array(kind, (shape,) if isinstance(shape, int) else tuple(shape))
+        return Array(kind, lengths)
     except ImportError as error:
         raise ImportError('channels of arrays need numpy: pip install "shoal[numpy]"') from error
 

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 from shoal._memory import segments
 from shoal._os import futex, mutex
 from shoal._settings import parse_bytes
-from shoal._sync import identities, queue_items
+from shoal._sync import deadlines, identities, queue_items
 from shoal._sync import queue_layout as at
 from shoal._sync.cells import Cell
 from shoal._sync.gates import Gate
@@ -34,6 +34,9 @@ from shoal._sync.queue_snapshots import LostItem, QueueStatistics
 from shoal.errors import NoSharedMemory, QueueClosed
 
 ItemT = TypeVar("ItemT")
+
+#: Two chunks for small items, and as much again for blocks.
+_LEAST_UNITS = 4
 
 
 class Queue(Generic[ItemT]):
@@ -54,9 +57,15 @@ class Queue(Generic[ItemT]):
             memory_limit: Most bytes for the items in it. Memory is taken as it is needed, and used again.
 
         Raises:
+            TypeError: `maxsize` is no whole number.
+            ValueError: `memory_limit` is less than 256 KiB.
             NoSharedMemory: There is no memory, or no descriptor, for it.
         """
-        units = max(4, parse_bytes("memory_limit", memory_limit) >> at.UNIT_BITS)
+        if not hasattr(type(maxsize), "__index__"):
+            raise TypeError(f"maxsize must be a whole number of items, or 0 for no limit, not {maxsize!r}")
+        units = parse_bytes("memory_limit", memory_limit) >> at.UNIT_BITS
+        if units < _LEAST_UNITS:
+            raise ValueError(f'memory_limit must be at least "256KiB", not {memory_limit!r}')
         table, data, size = at.plan(units, ack=ack)
         whole = segments.create_sparse(size, (table + 2) * 8)
         segments.reserve(whole, data, at.UNIT_BYTES)
@@ -124,6 +133,8 @@ class Queue(Generic[ItemT]):
             NotPicklable: `obj` cannot be pickled, or lies in shared memory.
             NoSharedMemory: It is larger than the queue may ever hold, or there is no memory left. Nothing was put.
         """
+        if timeout is not None:
+            deadlines.seconds(timeout)  # refused also where nobody would wait
         if type(obj) in PLAIN_TYPES and len(data := dumps(obj)) <= PLAIN_BYTES:
             answer = self._core.put(data, at.PLAIN)
             if answer:
@@ -140,7 +151,7 @@ class Queue(Generic[ItemT]):
         return self._put_large(record) if record.buffers else self._core.put(record.data, record.kind)
 
     def _put_later(self, record: queue_items.Record, block: bool, timeout: float | None) -> None:
-        deadline = _deadline(timeout)
+        deadline = deadlines.deadline(timeout)
         while True:
             ready = self._room_from_now_on()
             answer = self._try_put(record)
@@ -164,20 +175,23 @@ class Queue(Generic[ItemT]):
         sizes = [sum(part.nbytes for part in parts) for parts in record.buffers]
         self._check_size(sum(-(-size >> at.UNIT_BITS) for size in sizes))
         units: list[int] = []
-        answer = FULL
         try:
             for size in sizes:
-                unit = core.allocate(size, party)
-                if unit < 0:
+                if core.allocate(size, party, units) < 0:
                     return FULL
-                units.append(unit)
             queue_items.fill(core, view, units, record)
-            answer = core.put(queue_items.references(units, record), record.kind, units)
+            return core.put(queue_items.references(units, record), record.kind, units)
         finally:
-            if answer:
-                for unit in units:
-                    core.release(unit)
-        return answer
+            try:
+                self._give_back(units)
+            finally:
+                self._give_back(units)  # what is left if a signal handler raised
+
+    def _give_back(self, units: list[int]) -> None:
+        """Free the blocks that no item has got: `Core.put` empties the list when one has."""
+        while units:
+            self._core.release(units[-1])
+            del units[-1]  # no call since the store, so no signal handler either
 
     def _check_size(self, units: int) -> None:
         if units > self._core.units // 2:
@@ -206,6 +220,8 @@ class Queue(Generic[ItemT]):
             queue.Empty: No item, or none within `timeout`.
             QueueClosed: The queue was closed, and is empty.
         """
+        if timeout is not None:
+            deadlines.seconds(timeout)
         party = self._local.party or self._join_in()
         if party.stash is None and not self._core.take(party):
             self._take_later(party, block, timeout)
@@ -216,7 +232,7 @@ class Queue(Generic[ItemT]):
 
     def _take_later(self, party: Party, block: bool, timeout: float | None) -> None:
         self._finish(party)
-        deadline = _deadline(timeout)
+        deadline = deadlines.deadline(timeout)
         closed = False
         while not self._core.take(party):
             if closed:
@@ -244,12 +260,13 @@ class Queue(Generic[ItemT]):
                     self._core, self._view, kind, data, party, self._room_came, private=self._ack
                 )
         except Exception:
-            party.stash = None
             if self._ack:
-                self._core.acknowledge(entry)  # the next one could not unpack it either
+                self._words[at.HELD_BY + entry] = 0  # acknowledged: the next one could not unpack it either
+            party.stash = None
             raise
+        # No calls from here on, so no signal handler either: it is in hand or in the stash, never both.
         if self._ack:
-            party.held.append(entry)
+            party.held = [*party.held, entry]
         party.stash = None
         return value
 
@@ -280,7 +297,7 @@ class Queue(Generic[ItemT]):
         if self._ack:
             if party is None or not party.held:
                 raise ValueError("task_done() was called more often than items were taken by this thread")
-            self._core.acknowledge(party.held[0])
+            self._words[at.HELD_BY + party.held[0]] = 0  # no call from here to the next line, so no signal handler
             del party.held[0]
             self._room_came()
         else:
@@ -460,12 +477,6 @@ def _arrive(kind: Any, cell: Cell) -> Any:
     made = kind.__new__(kind)
     made._attach(cell)
     return made
-
-
-def _deadline(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    return time.monotonic() + timeout
 
 
 _open: weakref.WeakSet[Queue[Any]] = weakref.WeakSet()

@@ -95,11 +95,11 @@ class Core:
 
     # --- putting --------------------------------------------------------------------------------
 
-    def put(self, data: Any, kind: int, blocks: Sequence[int] = ()) -> int:
+    def put(self, data: Any, kind: int, blocks: list[int] | None = None) -> int:
         """Put a record of `data`, with the `blocks` (units) it refers to. Returns DONE, FULL or SHUT.
 
-        Whatever comes out of here as an exception: nothing was put, or it came after the commit, which `FULL` then tells
-        the next one. Raises OSError when there is no memory to reserve.
+        `blocks` is empty once they belong to the item: after an exception too, such as one of a signal handler, it tells
+        whether that came before the commit or behind it. Raises OSError when there is no memory to reserve.
         """
         words = self.words
         size = len(data)
@@ -126,10 +126,12 @@ class Core:
                 end = place + 8 + (size + 7 & -8)
             words[place >> 3] = size << KIND_BITS | kind  # P3
             self._view[place + 8 : place + 8 + size] = data
-            for unit in blocks:  # P4
+            for unit in blocks or ():  # P4
                 words[self._table + 2 * unit] = number + 1
             words[PUT_AT + (~number & 1)] = end  # P5
             words[PUT] = number + 1  # P6
+            if blocks:
+                del blocks[:]  # no call since the commit, so no signal handler either
         finally:
             if not inside:
                 gate.leave()
@@ -197,8 +199,8 @@ class Core:
         words[first] = NEVER
         words[first + 1] = count << 32 | owner
 
-    def allocate(self, nbytes: int, mine: Mine) -> int:
-        """Take a block for `mine` to fill; returns its first unit, -1 if there is no room now.
+    def allocate(self, nbytes: int, mine: Mine, units: list[int] | None = None) -> int:
+        """Take a block for `mine` to fill; returns its first unit, also appended to `units`; -1 if there is no room now.
 
         Raises:
             OSError: There is no memory to reserve.
@@ -209,6 +211,8 @@ class Core:
             unit = self._find(count)
             if unit >= 0:
                 self._note(unit, count, self._owner_of[mine.place])
+                if units is not None:
+                    units.append(unit)  # here, where no signal handler comes between
             return unit
 
         unit: int = self._inside(self._put_gate, step)
