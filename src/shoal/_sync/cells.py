@@ -80,7 +80,10 @@ class Cell:
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if protocol < 5 or not passing.on:
             raise OnlyPassed(_ONLY_PASSED)
-        return _arrive, (pickle.PickleBuffer(self._whole), self._offset, self.view.nbytes)
+        # Of the array, not of the view: Python 3.11 to 3.13 crash when a view that has exports is collected in a cycle,
+        # as it is when what was about to be sent is left in a traceback.
+        whole = mapping.mapped_array(self._whole)
+        return _arrive, (pickle.PickleBuffer(whole), self._offset, self.view.nbytes)
 
 
 def _arrive(buffer: Any, offset: int, size: int) -> Cell:
