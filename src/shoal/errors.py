@@ -268,8 +268,11 @@ def _death_message(obituary: Obituary, *, who: str | None = None, also: str = ""
         case _, "SIGKILL", _:
             likely = "somebody, or the system, killed it"
             hint = f"its memory peaked at {peak}" if peak else None
+        case _, None, 0 if obituary.process is not None:
+            likely = "it called os._exit(), closed its descriptors, or became another program: it sent no result"
         case _, None, int():
-            likely, hint = "the task, or a library it uses, called os._exit()", look
+            what = "the task" if obituary.process is None else "it"
+            likely, hint = f"{what}, or a library it uses, called os._exit()", look
     return _lines(fact + also, likely=likely, hint=hint)
 
 
@@ -331,14 +334,18 @@ class ActorDied(ShoalError, RuntimeError):
         actor: Its name.
         call: The call that failed.
         obituary: Everything known of the death; `None` in a program that did not start the actor, or if it was stopped.
+        ended: Why there was no actor any more to send this call to; empty if that is not known, `None` if the call was sent.
     """
 
-    def __init__(self, *, actor: str, call: str, obituary: Obituary | None = None) -> None:
+    def __init__(self, *, actor: str, call: str, obituary: Obituary | None = None, ended: str | None = None) -> None:
         self.actor = actor
         self.call = call
         self.obituary = obituary
-        also = f"; it owed the answer to {call}"
-        if obituary is None:
+        self.ended = ended
+        also = f"; it owed the answer to {call}" if ended is None else f"; {call} was not sent"
+        if ended:
+            also = f": {ended}{also}"
+        if obituary is None or ended:
             super().__init__(f"actor {actor} has ended{also}")
         else:
             super().__init__(_death_message(obituary, who=f"actor {actor}", also=also))

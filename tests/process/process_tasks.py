@@ -234,3 +234,35 @@ def result_of_a_process(value):
     process = shoal.Process(target=echo, args=(value,))
     process.start()
     return process.result()
+
+
+class Struck(BaseException):
+    """What a signal handler raises."""
+
+
+class LooksAndIsStruck(shoal.Process):
+    """Looks at `stopping` under a storm of handlers that raise; then says that it is ready, and waits for it."""
+
+    def run(self):
+        def handle(*_):
+            raise Struck
+
+        signal.signal(signal.SIGALRM, handle)
+        end = time.monotonic() + 0.5
+        number = 0
+        while time.monotonic() < end:
+            number += 1
+            try:
+                signal.setitimer(signal.ITIMER_REAL, (number % 97 + 1) * 3e-6)
+                while True:
+                    self.stopping.wait(0.00002)
+            except Struck:
+                pass
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        self.ready(number)
+        self.stopping.wait()
+        return "stopped"
+
+
+def raise_what_cannot_travel():
+    raise ValueError(threading.Lock())

@@ -202,3 +202,13 @@ def call_and_tell(counter: Any) -> tuple[str, Any]:
         return "answered", counter.get.call()
     except shoal.ActorDied as died:
         return "died", died.obituary
+
+
+class Fragile:
+    """To be made one of actors by a test."""
+
+    def die(self) -> None:
+        os._exit(7)
+
+    async def later(self) -> None:
+        pass

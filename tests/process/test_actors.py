@@ -16,7 +16,7 @@ import weakref
 import pytest
 
 import shoal
-from shoal._actors import define, wire
+from shoal._actors import client, define, host, wire
 from tests.process import supervised
 from tests.process.supervised import Counter, Fails, Keeper, Slow
 from tests.support import HANG_LIMIT_S, eventually, is_alive
@@ -632,3 +632,136 @@ def test_stranger_at_the_actors_door_is_turned_away(counter, said):
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
         assert counter.add.call(1) == 6
+
+
+# --- signals ------------------------------------------------------------------------------------
+
+
+class Struck(BaseException):
+    """What a signal handler raises."""
+
+
+@contextlib.contextmanager
+def handler_that_raises():
+    def handle(*_):
+        raise Struck
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_handler_that_raises_while_a_call_is_sent_harms_no_later_call(counter):
+    assert counter.get.call() == 5
+    outlet = client.existing(counter._target).outlet
+    sock = outlet._sock
+
+    class Interrupted:
+        def send(self, data):
+            outlet._sock = sock
+            sent = sock.send(data)
+            signal.raise_signal(signal.SIGALRM)
+            return sent
+
+    outlet._sock = Interrupted()
+    with handler_that_raises(), pytest.raises(Struck):
+        counter.add.call()
+    assert counter.add.call(timeout=HANG_LIMIT_S) == 7
+    assert counter.stop()
+
+
+def test_a_storm_of_handlers_that_raise_leaves_an_actor_in_order(counter):
+    end = time.monotonic() + 0.7
+    number = 0
+    with handler_that_raises():
+        while time.monotonic() < end:
+            number += 1
+            try:
+                signal.setitimer(signal.ITIMER_REAL, (number % 150 + 1) * 2e-6)
+                counter.get.call()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Struck:
+                pass
+    assert counter.get.call(timeout=HANG_LIMIT_S) == 5
+
+
+def test_who_waits_for_room_can_be_interrupted_and_call_again(slow, tmp_path):
+    slow.wait.cast("first")
+    begun(tmp_path, "first")
+    for word in "ab":
+        slow.wait.cast(word)
+    with handler_that_raises(), pytest.raises(Struck):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        slow.wait.cast("c")
+    with pytest.raises(shoal.MailboxFull):
+        slow.wait.cast("d", timeout=0.01)
+
+
+def test_a_hub_that_gets_no_thread_leaves_no_descriptor(monkeypatch):
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(BlockingIOError, match="no room for another thread"):
+        client.Hub()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_answer_can_be_asked_for_in_its_own_callback(counter):
+    heard = []
+    future = counter.get()
+    future.add_done_callback(lambda done: heard.append(done.result()))
+    assert future.result(HANG_LIMIT_S) == 5
+    eventually(lambda: heard, what="the callback")
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_nothing_can_be_set_through_a_handle(counter):
+    with pytest.raises(AttributeError, match="owner cannot be set through a handle.*Give its class a method"):
+        counter.owner = 3
+
+
+def test_a_call_after_the_end_says_how_the_actor_ended(counter):
+    counter.stop()
+    with pytest.raises(
+        shoal.ActorDied, match="^actor Counter has ended: it was stopped; get.. was not sent$"
+    ) as caught:
+        counter.get.call()
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_call_after_the_last_restart_says_so():
+    fragile = shoal.actor(intensity=0)(supervised.Fragile)()
+    with pytest.raises(shoal.ActorDied, match="owed the answer"):
+        fragile.die.call(timeout=HANG_LIMIT_S)
+    eventually(lambda: not fragile.is_alive, what="the end of the actor")
+    with pytest.raises(
+        shoal.ActorDied, match="died more than 0 times within 60 s and is not restarted; the last time it"
+    ):
+        fragile.die.call(timeout=HANG_LIMIT_S)
+
+
+def test_async_methods_are_refused_by_name():
+    with shoal.actor(supervised.Fragile)() as fragile, pytest.raises(TypeError, match="later.. is an async method"):
+        fragile.later.call(timeout=HANG_LIMIT_S)
+
+
+def test_capture_means_what_it_means_for_pools():
+    with pytest.raises(ValueError, match="capture must be"):
+        shoal.actor(capture="banana")
+    shoal.actor(capture="prefix")
+
+
+def test_a_mishap_of_the_deputy_is_logged_and_not_its_end(caplog):
+    class Torn:
+        def _take_in(self, _timeout):
+            raise OSError("torn")
+
+    assert not host.Host._take_in_or_log(Torn())
+    assert "takes in the calls of an actor" in caplog.text

@@ -63,6 +63,53 @@ def test_a_forgotten_guard_around_the_default_pool_is_one_clear_error(run_and_co
     assert runs <= 6
 
 
+ACTOR = """
+    import asyncio, shoal
+    @shoal.actor
+    class Counter:
+        def get(self):
+            return 1
+    async def main():
+        with Counter() as counter:
+            print(await counter.get())
+    {call}
+    print("never reached")
+"""
+TREE = """
+    import shoal, time
+    class Child(shoal.Process):
+        def run(self):
+            self.ready()
+    with shoal.Supervisor(intensity=0) as tree:
+        {call}
+        tree.wait(timeout=30)
+    print("never reached")
+"""
+
+
+@pytest.mark.start_methods("forkserver", "spawn")
+@pytest.mark.parametrize(
+    "source",
+    [
+        ACTOR.format(call="Counter()"),
+        ACTOR.format(call="asyncio.run(main())"),
+        TREE.format(call="tree.start(Child)"),
+        TREE.format(call="tree.start(Child, ready=True)"),
+    ],
+    ids=["actor", "actor-async", "supervisor", "supervisor-ready"],
+)
+def test_a_forgotten_guard_around_actors_and_supervisors_is_told_where_they_are_started(
+    run_and_count, start_method, source
+):
+    done, runs = run_and_count(source, env={"SHOAL_START_METHOD": start_method})
+    assert (done.returncode, done.stdout) == (1, "")
+    told = done.stderr[done.stderr.index("Traceback") :]  # a spawned process says it, too, before
+    assert told.count("MainGuardMissing: ") == told.count("Traceback") == 1
+    assert GUARD_HINT in done.stderr
+    assert "StartFailed" not in done.stderr
+    assert runs == 2
+
+
 @pytest.mark.start_methods("forkserver", "spawn")
 def test_a_forgotten_guard_around_a_context_manager_is_one_clear_error(run_and_count, start_method):
     done, _ = run_and_count(f"""

@@ -316,3 +316,83 @@ def test_many_processes_one_after_the_other_leave_nothing(start):
     eventually(
         lambda: all("[pidfd]" in line for line in support.Footprint.take().beyond(before)), what="nothing to be left"
     )
+
+
+# --- signals, refusals, words -------------------------------------------------------------------
+
+
+@pytest.mark.start_methods("forkserver")
+def test_setting_stopping_from_outside_asks_the_process_to_stop(start):
+    process = start(t.Patient)
+    process.wait_ready(HANG_LIMIT_S)
+    process.stopping.set()
+    assert process.result(HANG_LIMIT_S) == "stopped"
+    process.stopping.set()
+    assert process.stopping.is_set()
+
+
+def test_stopping_of_what_was_not_started_cannot_be_set():
+    with pytest.raises(RuntimeError, match="was not started by this process"):
+        shoal.Process(target=print).stopping.set()
+
+
+def test_an_interrupted_look_at_stopping_does_not_keep_the_process_from_being_stopped(start):
+    process = start(t.LooksAndIsStruck)
+    assert process.wait_ready(HANG_LIMIT_S) > 0
+    assert process.stop(grace=HANG_LIMIT_S)
+    assert process.result() == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"capture": "banana"}, ValueError, "capture must be"),
+        ({"daemon": "yes"}, TypeError, "daemon must be True or False, not 'yes'"),
+        ({"name": 3}, TypeError, "name must be text, not 3"),
+        ({"group": print}, AssertionError, "give a function as target="),
+    ],
+)
+def test_a_bad_value_is_refused_where_it_is_given(options, error, words):
+    with pytest.raises(error, match=words):
+        shoal.Process(**options)
+
+
+def test_arguments_that_a_subclass_does_not_take_are_said_to_be_that():
+    with pytest.raises(AssertionError, match="a Patient has no __init__ of its own"):
+        t.Patient(1)
+
+
+@pytest.mark.parametrize(("capture", "captured"), [("prefix", True), ("inherit", False), (True, True), (False, False)])
+def test_capture_means_what_it_means_for_pools(capture, captured):
+    assert shoal.Process(capture=capture)._shoal_capture is captured
+
+
+def test_an_end_without_a_result_is_not_taken_for_a_crash(start):
+    process = start(target=os._exit, args=(0,))
+    with pytest.raises(ProcessDied, match="likely: it called os._exit.., closed its descriptors, or became another"):
+        process.result()
+
+
+@pytest.mark.start_methods("forkserver")
+def test_errors_that_cannot_travel_speak_of_run_and_not_of_a_task(start):
+    with pytest.raises(shoal.RemoteError, match=r"^run\(\) raised an exception that cannot be"):
+        start(target=t.raise_what_cannot_travel).result()
+
+
+def test_the_end_of_the_program_says_once_for_whom_it_waits(run_script):
+    done = run_script("""
+        import shoal, time
+        from shoal._process import starting
+        def work(seconds):
+            time.sleep(seconds)
+        if __name__ == "__main__":
+            starting.QUIET_S = 0.05
+            for seconds in (0, 1):
+                shoal.Process(target=work, args=(seconds,), name=f"for {seconds}").start()
+            shoal.Process(target=work, args=(9,), daemon=True).start()
+            shoal.active_children()[0].join()
+    """)
+    assert done.returncode == 0
+    assert re.fullmatch(
+        r"waiting for for 1 \(pid \d+\) to end; daemon=True would end it with the program\n", done.stderr
+    )

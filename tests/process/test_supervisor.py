@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 
 import pytest
 
 import shoal
+from shoal._supervise.children import Begin, PoolRun
 from tests.process import supervised
 from tests.process.supervised import NeverReady, RaisesBeforeReady, Stubborn, Waits
 from tests.support import HANG_LIMIT_S, eventually, is_alive
@@ -426,3 +428,89 @@ def test_child_that_is_never_made_does_not_hold_up_the_end():
 def start_quietly(tree, child):
     with suppress(RuntimeError):
         tree.start(child, shutdown=0.1)
+
+
+# --- signals, forks, refusals -------------------------------------------------------------------
+
+
+def test_a_storm_of_handlers_that_raise_leaves_a_supervisor_answering():
+    class Struck(BaseException):
+        pass
+
+    def handle(*_):
+        raise Struck
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        with shoal.Supervisor() as tree:
+            end = time.monotonic() + 0.7
+            number = 0
+            while time.monotonic() < end:
+                number += 1
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, (number % 200 + 1) * 2e-6)
+                    try:
+                        tree.terminate_child("nobody")
+                    except LookupError:
+                        pass
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except Struck:
+                    pass
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert tree._driver.ask_for("delete", "nobody").done.wait(HANG_LIMIT_S)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_nobody_waits_with_an_event_that_an_exception_may_leave_locked():
+    """`_os/latch.py` says why; the storm above finds it most of the time."""
+    with shoal.Supervisor() as tree:
+        child = tree.start(Waits, ready=True)
+        waited_for = [tree._driver.ended, tree._driver.ask_for("terminate", "Waits").done, child.value.stopping]
+        assert not any(hasattr(one, "_cond") for one in waited_for)
+
+
+def test_fork_cannot_use_a_supervisor_and_does_not_hang():
+    def use(tree):
+        names = ("children", "count_children", "statistics", "stop", "kill", "wait")
+        calls = [getattr(tree, name) for name in names]
+        refused = 0
+        for call in [*calls, lambda: tree.events, lambda: tree["Waits"], lambda: tree.start(Waits)]:
+            with suppress(RuntimeError):
+                call()
+                return f"{call} was not refused"
+            refused += 1
+        return refused, repr(tree)
+
+    with shoal.Supervisor(name="mine") as tree:
+        tree.start(Waits)
+        with tree._driver.guard:  # as its thread may have had it at that moment
+            fork = shoal.Process(target=use, args=(tree,), start_method="fork")
+            fork.start()
+        assert fork.result(HANG_LIMIT_S) == (9, f"<shoal.Supervisor mine, of process {os.getpid()}>")
+
+
+def test_pool_that_cannot_be_watched_is_not_left_behind(monkeypatch):
+    pool = shoal.Pool(1)
+    pool.submit(abs, -1).result()
+    engine = pool._engine_now()
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name.startswith("shoal-pool-"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        PoolRun(pool, Begin("pool", 1, None, lambda _: None))
+    eventually(engine.closed.is_set, what="the end of the pool")
+
+
+def test_bad_values_are_refused_with_what_would_be_right():
+    with pytest.raises(TypeError, match="on_event must be callable"):
+        shoal.Supervisor(on_event=3)
+    tree = shoal.Supervisor()
+    with pytest.raises(ValueError, match='shutdown must be seconds, "kill" or None'):
+        tree.add(Waits, shutdown="now")

@@ -47,6 +47,7 @@ SAMPLES = {
     "obituary": OBITUARY,
     "other": "g(2)",
     "path": "[3].handle",
+    "ended": "it was stopped",
     "peak_bytes": 2 << 30,
     "period": 5.0,
     "pid": 4711,

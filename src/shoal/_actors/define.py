@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from shoal._actors.handle import Actor
     from shoal._actors.keeper import Keeper
-    from shoal._settings import StartMethod
+    from shoal._settings import CaptureMode, StartMethod
     from shoal._supervise.policy import Restart
 
 #: What a handle has of its own: methods of these names could not be called through it.
@@ -44,7 +44,7 @@ def actor(
     period: float = 60.0,
     backoff_s: float = 0.0,
     start_method: StartMethod | None = None,
-    capture: bool = False,
+    capture: bool | CaptureMode = False,
     name: str | None = None,
 ) -> Callable[[type], Callable[..., Actor]]: ...
 
@@ -59,7 +59,7 @@ def actor(
     period: float = 60.0,
     backoff_s: float = 0.0,
     start_method: StartMethod | None = None,
-    capture: bool = False,
+    capture: bool | CaptureMode = False,
     name: str | None = None,
 ) -> Any:
     """Make a class one of actors: calling it starts a process, makes the instance there, and returns a handle of it.

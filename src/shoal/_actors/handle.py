@@ -181,8 +181,8 @@ class Actor:
         from shoal.errors import ActorDied
 
         keeper = self._own()
-        obituary = keeper.obituary if keeper is not None else None
-        return ActorDied(actor=self._target.name, call=str(call), obituary=obituary)
+        obituary, ended = (keeper.obituary, keeper.ended) if keeper is not None else (None, "")
+        return ActorDied(actor=self._target.name, call=str(call), obituary=obituary, ended=ended)
 
     def _own(self) -> Keeper | None:
         """What keeps it, in the process that started it."""

@@ -37,7 +37,7 @@ from shoal._wire.messages import Message
 
 if TYPE_CHECKING:
     from shoal._memory.arena import Arena
-    from shoal._settings import StartMethod
+    from shoal._settings import CaptureMode, StartMethod
     from shoal.errors import Obituary
 
 #: A method that has run for so long has its messages taken in by the deputy. Seconds.
@@ -59,7 +59,7 @@ class ActorProcess(Process):
         *,
         name: str,
         method: StartMethod | None,
-        capture: bool,
+        capture: bool | CaptureMode,
     ) -> None:
         super().__init__(name=name, daemon=True, start_method=method, capture=capture)
         self._actor_class = cls

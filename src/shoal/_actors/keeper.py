@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from shoal._actors import client, wire
 from shoal._actors.connection import Call, Connection, Target, fail
 from shoal._actors.host import ActorProcess
-from shoal._settings import StartMethod, check_choice, check_count, start_method_or_default
+from shoal._process.checks import check_capture
+from shoal._settings import CaptureMode, StartMethod, check_choice, check_count, start_method_or_default
 from shoal._supervise.children import Begin, Exit, Running
 from shoal._supervise.policy import Restart
 from shoal._supervise.tree import Supervisor
@@ -49,12 +50,13 @@ class ActorOptions:
     period: float = 60.0
     backoff_s: float = 0.0
     start_method: StartMethod | None = None
-    capture: bool = False
+    capture: bool | CaptureMode = False
     name: str | None = None
 
     def __post_init__(self) -> None:
         check_count("mailbox", self.mailbox, least=1)
         check_choice("restart", self.restart, Restart)
+        check_capture(self.capture)
         if self.start_method is not None:
             start_method_or_default(self.start_method)
         Supervisor("one_for_one", self.intensity, self.period, backoff_s=self.backoff_s)  # it checks these
@@ -207,6 +209,25 @@ class Keeper:
     def obituary(self) -> Obituary | None:
         """How it died last, if it died."""
         return _why(self.last)
+
+    @property
+    def ended(self) -> str:
+        """Why no run exists, nor is to come, in words; empty if its supervisor is not its own, or has not ended yet."""
+        driver = self.supervisor._driver if self.supervisor is not None else None
+        ended = driver.policy.ended if driver is not None else None
+        if ended is None:
+            return ""
+        how = f"; the last time it {self.last.obituary.cause}" if self.last is not None and self.last.obituary else ""
+        match ended.why:
+            case "gave up":
+                options = self.options
+                return (
+                    f"it died more than {options.intensity} times within {options.period:g} s and is not restarted{how}"
+                )
+            case "auto shutdown":
+                return f"it is not restarted{how}"
+            case _:
+                return "it was stopped"
 
     def abandon(self) -> None:
         """In a forked child: it is not ours to keep. The copy of the socket would hold back callers when the owner closes it."""

@@ -23,7 +23,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal._os.interpreter import unguarded_import
-from shoal._os.latch import StopEvent
 
 if TYPE_CHECKING:
     from shoal._process.running import Handler, Running
@@ -79,8 +78,10 @@ class Process:
         start_method: StartMethod | None = None,
         capture: bool | CaptureMode = False,
     ) -> None:
-        _check(type(self), group, name, daemon, capture)
+        from shoal._process.checks import check
         from shoal._settings import start_method_or_default
+
+        check(None if type(self) is Process else type(self), group, name, daemon, capture)
 
         maker = _here.current
         self._identity: tuple[int, ...] = (*maker._identity, next(_here.numbers))
@@ -221,7 +222,11 @@ class Process:
         if self is _here.current and _here.solo is not None:
             _here.solo.looks_for_stop()
             return _here.solo.stopping
-        return self._shoal_run.stopping if self._shoal_run is not None else StopEvent(partial(_cannot_ask, self._name))
+        if self._shoal_run is not None:
+            return self._shoal_run.stopping
+        from shoal._process.checks import not_ours
+
+        return not_ours(self._name)
 
     def stop(self, grace: float | None = 5.0) -> bool:
         """Ask the process to stop, wait up to `grace` seconds, then kill it and what it started. Blocks until it has ended.
@@ -300,7 +305,9 @@ class Process:
     @daemon.setter
     def daemon(self, daemonic: bool) -> None:
         assert self._shoal_run is None, "process has already started"
-        _check_daemon(daemonic)
+        from shoal._process.checks import check_daemon
+
+        check_daemon(daemonic)
         self._daemon = bool(daemonic)
 
     @property
@@ -417,29 +424,6 @@ class Process:
         self._args = tuple(map(itself, self._args))
         self._kwargs = {name: itself(value) for name, value in self._kwargs.items()}
         return self.run()
-
-
-def _cannot_ask(name: str) -> None:
-    raise RuntimeError(f"{name} was not started by this process, so it cannot be asked to stop")
-
-
-def _check(cls: type, group: object, name: object, daemon: object, capture: object) -> None:
-    """Refuse what `multiprocessing` refuses, and what means nothing. Raises AssertionError, TypeError, ValueError."""
-    if group is not None:
-        own = f"; a {cls.__name__} has no __init__ of its own that would take arguments" if cls is not Process else ""
-        raise AssertionError(
-            f"the first argument is group, which is None, not {group!r}: give a function as target=, its arguments as args={own}"
-        )
-    if name is not None and not isinstance(name, str):
-        raise TypeError(f"name must be text, not {name!r}")
-    _check_daemon(daemon)
-    if not any(capture is one for one in (True, False)) and capture not in ("prefix", "inherit"):
-        raise ValueError(f"capture must be True, False, 'prefix' (as True) or 'inherit' (as False), not {capture!r}")
-
-
-def _check_daemon(daemon: object) -> None:
-    if daemon not in (None, True, False):
-        raise TypeError(f"daemon must be True or False, not {daemon!r}")
 
 
 def _seconds(timeout: float | None) -> float | None:

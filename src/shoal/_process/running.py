@@ -172,11 +172,19 @@ class Running:
             assert self.obituary is not None
             raise ProcessDied(name=name, obituary=self.obituary)
         if self.outcome.message[0] == m.RAISED:
-            error = remote.rebuild(self.outcome.message[1])  # a new one each time: see R3
+            error = remote.rebuild(self.outcome.message[1], "run()")  # a new one each time: see R3
             if type(error).__name__ == "MainGuardMissing":  # it says itself where and why
                 error.__cause__ = None
             raise error
         return self.outcome.value(f"the result of {name}", self._forget_shared)
+
+    @property
+    def guard_error(self) -> BaseException | None:
+        """That the main script lacks its guard, if that is how it ended: the next one would end the same way."""
+        if self.outcome is None or self.outcome.message[0] != m.RAISED:
+            return None
+        captured = self.outcome.message[1]
+        return remote.rebuild(captured) if remote.type_name(captured) == "shoal.errors.MainGuardMissing" else None
 
     def ready_value(self, name: str) -> Any:
         """Return what `ready` was given. It was called."""

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a run ended. `normal`: a transient child is then not restarted."""
+    """How a run ended. `normal`: a transient child is then not restarted. `error`: what is to be said in the supervisor's place."""
 
     normal: bool
     reason: str
     obituary: Obituary | None = None
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,9 @@ class ProcessRun:
         code = process.exitcode
         obituary = process.obituary if code != 0 else None
         reason = obituary.cause if obituary is not None else f"exited with code {code}"
-        self._on_exit(Exit(code == 0, reason, obituary))
+        running = process._shoal_run
+        error = running.guard_error if running is not None else None
+        self._on_exit(Exit(code == 0, reason, obituary, error))
 
 
 # --- pools --------------------------------------------------------------------------------------

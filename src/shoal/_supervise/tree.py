@@ -187,6 +187,8 @@ class Supervisor:
         driver = self._driver
         if driver is not None and driver.policy.ended is not None and driver.policy.ended.why == "gave up":
             last = driver.last_words
+            if last is not None and last.error is not None:
+                raise last.error.with_traceback(None) from None
             raise SupervisorFailed(
                 supervisor=self._name,
                 child=driver.policy.ended.child or "",

@@ -30,22 +30,27 @@ def capture(error: BaseException, label: str) -> bytes:
     text = format_error(error)
     why, data = "", None
     if isinstance(error, Exception):
-        data, why = _pickle(error)
+        data, why = _pickle(error, _who(label))
     else:
         why = f"{label} tried to end its process"
     return pickle.dumps((data, why, name, message, text), 5)
 
 
-def _pickle(error: Exception) -> tuple[bytes | None, str]:
+def _who(label: str) -> str:
+    """Return who raised, in the words of an error: a Process's `run`, or a task."""
+    return label if label == "run()" else "the task"
+
+
+def _pickle(error: Exception, who: str) -> tuple[bytes | None, str]:
     try:
         data = _dumps(error)
     except BaseException as problem:
-        return None, f"the task raised an exception that cannot be pickled ({_said(problem)})"
+        return None, f"{who} raised an exception that cannot be pickled ({_said(problem)})"
     try:
         # Many classes pickle well and cannot be rebuilt; here it costs nothing to find out.
         pickle.loads(data)
     except BaseException as problem:
-        return None, f"the task raised an exception that cannot be rebuilt ({_said(problem)})"
+        return None, f"{who} raised an exception that cannot be rebuilt ({_said(problem)})"
     return data, ""
 
 
@@ -60,8 +65,13 @@ def _dumps(error: Exception) -> bytes:
         return bytes(cloudpickle.dumps(error, 5))
 
 
-def rebuild(data: bytes) -> BaseException:
-    """Turn `capture`'s bytes back into the exception to raise here. Never raises."""
+def type_name(data: bytes) -> str:
+    """Return the name of what `capture` took in."""
+    return str(pickle.loads(data)[2])
+
+
+def rebuild(data: bytes, who: str = "the task") -> BaseException:
+    """Turn `capture`'s bytes back into the exception to raise here; `who` is said to have raised it. Never raises."""
     from shoal.errors import RemoteError, RemoteTraceback
 
     pickled, why, name, message, text = pickle.loads(data)
@@ -69,13 +79,13 @@ def rebuild(data: bytes) -> BaseException:
         try:
             error = pickle.loads(pickled)
         except BaseException as problem:
-            why = f"the task raised an exception that cannot be rebuilt here ({_said(problem)})"
+            why = f"{who} raised an exception that cannot be rebuilt here ({_said(problem)})"
         else:
             if isinstance(error, Exception):
                 # Past the class's own __setattr__: a frozen dataclass would refuse.
                 BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
                 return error
-            why = "the task raised an exception that was rebuilt as something else"
+            why = f"{who} raised an exception that was rebuilt as something else"
     remote = RemoteError(type_name=name, message=message, traceback_text=text, why=why)
     remote.__cause__ = RemoteTraceback(text)
     return remote
