@@ -247,7 +247,8 @@ class Mutexes:
         return 0
 
     def give_up(self, address: int) -> None:
-        raise AssertionError("nobody is interrupted here")
+        assert not address % CELL, "nobody is interrupted here"
+        self.unlock_now(address)
 
 
 @pytest.mark.parametrize("hasty", [False, True])

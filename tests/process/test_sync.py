@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import pickle
@@ -106,6 +107,10 @@ def test_where_a_copy_would_be_made_it_is_refused(pool):
         shoal.share([lock])
     with pytest.raises(TypeError, match="cannot be pickled to bytes"):
         pool.submit(lambda: pickle.dumps(lock, 5)).result()
+    for made in [make() for make in KINDS]:
+        for copied in (copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="cannot be pickled to bytes or copied"):
+                copied(made)
 
 
 # --- working together ---------------------------------------------------------------------------
@@ -163,6 +168,37 @@ def test_a_waiter_gets_the_lock_when_its_holder_is_killed(pool):
         hold = waiting.result()
         assert hold.abandoned_by == pid
         beside.submit(lock.release).result()
+
+
+@contextmanager
+def zombie(body: Callable[[], object]) -> Iterator[int]:
+    """A child that runs `body` and is killed, and not reaped meanwhile; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            body()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        yield pid
+    finally:
+        os.waitpid(pid, 0)
+
+
+def test_a_zombie_holds_no_lock():
+    lock = shoal.Lock()
+    with zombie(lock.acquire) as pid:
+        eventually(lambda: lock.statistics().holder is None and lock._words[lock_module.OWNER], what="it to be dead")
+        assert not lock.locked()
+        with lock.acquire(False) as hold:
+            assert hold.abandoned_by == pid
+
+
+def test_who_waits_is_told_of_a_holder_that_died_though_it_is_a_zombie():
+    condition = shoal.Condition()
+    with condition, zombie(condition.acquire) as pid:
+        assert condition.wait(HANG_LIMIT_S)
+        assert condition.abandoned_by == pid
 
 
 @pytest.mark.start_methods("forkserver", "fork")

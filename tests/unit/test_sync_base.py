@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import errno
 import pickle
 import threading
@@ -70,11 +71,26 @@ def test_who_gives_up_a_mutex_it_was_just_told_of_leaves_it_in_order():
     assert mutex.unlock(cell.address)
 
 
-def test_a_recursive_mutex_counts():
+@pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
+def test_a_mutex_is_in_order_though_a_handler_raised_as_one_was_told_of_a_death(error, monkeypatch):
+    """Also an OSError, such as the TimeoutError of an alarm."""
     cell = make_cell()
-    mutex.make(cell.address + 64, recursive=True)
-    assert [mutex.lock(cell.address + 64) for _ in range(3)] == [mutex.LOCKED] * 3
-    assert [mutex.unlock(cell.address + 64) for _ in range(4)] == [True, True, True, False]
+    in_thread(mutex.lock, cell.address)
+    real = mutex.answer
+
+    def answer(address, number):
+        if number == errno.EOWNERDEAD:
+            raise error
+        return real(address, number)
+
+    limit, found = mutex._Timespec(), mutex._Answer()
+    monkeypatch.setattr(mutex, "answer", answer)
+    with pytest.raises(error):
+        mutex._lock_until(cell.address, limit, ctypes.addressof(limit), 60, found)
+    monkeypatch.undo()
+    assert in_thread(mutex.try_lock, cell.address) == mutex.LOCKED
+    mutex.lock(cell.address, 1)
+    mutex.give_up(cell.address)
 
 
 # --- futexes ------------------------------------------------------------------------------------

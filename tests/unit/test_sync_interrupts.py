@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import random
 import signal
@@ -73,6 +74,82 @@ def test_a_lock_is_held_or_not_wherever_its_caller_is_interrupted(kind):
         assert is_free(lock)
 
     assert interrupted_everywhere(use, check) > 2
+
+
+def at_the_first(monkeypatch, name, where, handler):
+    """Have `handler` run, as if a signal had come, as the function of `mutex` comes back from `where` for the first time."""
+    real, done = getattr(lock_module.mutex, name), []
+
+    def function(address, *arguments):
+        got = real(address, *arguments)
+        if address == where and not done:
+            done.append(1)
+            handler()
+        return got
+
+    monkeypatch.setattr(lock_module.mutex, name, function)
+    return done
+
+
+@pytest.mark.parametrize("contended", [False, True])
+def test_a_lock_is_not_lost_though_a_handler_wanted_it_as_its_thread_had_just_taken_it(contended, monkeypatch):
+    lock, told = shoal.Lock(), []
+
+    def handler():
+        with pytest.raises(RuntimeError, match="already"):
+            lock.acquire()
+        told.append(bool(lock.acquire(False)))
+
+    done = at_the_first(monkeypatch, "lock" if contended else "try_lock_now", lock._mutex, handler)
+    lock._words[lock_module.QUEUED] = contended  # then it goes by the door
+    with lock:
+        assert not is_free(lock)
+    assert (done, told) == ([1], [False])
+    assert is_free(lock)
+
+
+def test_a_door_of_a_dead_waiter_is_in_order_though_a_handler_raised_as_one_was_told(monkeypatch, beside):
+    lock, over = shoal.Lock(), threading.Event()
+    with ThreadPoolExecutor(1) as one:  # ends with the door
+        one.submit(lock_module.mutex.lock, lock._cell.address).result()
+    real = lock_module.mutex.answer
+
+    def answer(address, number):
+        if number == errno.EOWNERDEAD:
+            monkeypatch.undo()
+            raise Interrupt
+        return real(address, number)
+
+    held = beside.submit(lambda: lock.acquire() and over.wait(HANG_LIMIT_S) and lock.release())
+    eventually(lock.locked, what="the lock to be held")
+    monkeypatch.setattr(lock_module.mutex, "answer", answer)
+    with pytest.raises(Interrupt):
+        lock.acquire()
+    assert not lock.acquire(timeout=0.001)
+    over.set()
+    held.result(HANG_LIMIT_S)
+    with lock:
+        pass
+
+
+def test_an_abandoned_lock_stays_so_though_a_handler_uses_it_while_one_asks_the_kernel(monkeypatch):
+    """Which is done by taking it for a moment."""
+    lock = shoal.RLock()
+    with ThreadPoolExecutor(1) as one:
+        one.submit(lock.acquire).result()
+    eventually(lambda: not lock.locked(), what="the kernel to put the thread away")
+
+    def handler():
+        with lock:
+            pass
+
+    done = at_the_first(monkeypatch, "try_lock", lock._mutex, handler)
+    assert lock._is_abandoned()
+    assert done
+    assert not lock._is_mine()
+    with lock as hold:
+        assert hold.abandoned
+    assert is_free(lock)
 
 
 @by_points

@@ -187,6 +187,23 @@ def test_a_thread_that_ends_with_a_lock_is_a_dead_holder(kind):
     assert lock.statistics().abandoned == 1
 
 
+def test_threads_that_come_and_go_are_looked_at_seldom_and_not_kept(monkeypatch):
+    looked = []
+    monkeypatch.setattr(lock_module, "thread_lives", looked.append)
+    lock = shoal.Lock()
+    for _ in range(100):
+        in_thread(can_be_had_here, lock)
+    assert len(lock_module._threads) <= lock_module._look_at
+    assert len(looked) <= 200
+    monkeypatch.undo()
+    lock_module._threads[lock_module._local.state[1]] = lock_module._local.state[0]
+
+
+def can_be_had_here(lock):
+    with lock:
+        return True
+
+
 def test_a_held_lock_stays_mapped_though_nobody_has_it():
     lock = shoal.Lock()
     lock.acquire()

@@ -6,6 +6,8 @@ Invariants
     X1  `wait` returns at once if the word is not what the caller saw, so a change between looking and sleeping is not missed.
     X2  `wait` may return without a reason. Callers look again.
 Relies on
+    - A little-endian machine, so that the half of a 64-bit word that begins at its address is the one that changes.
+      Known to work on x86-64. The others in `_NUMBERS` have such an order and this call, but nothing was ever run on them.
     - Whoever changes the word calls `wake` after it, and may be killed in between, or a woken one before it acts. So nobody
       waits without a limit: see `_sync/README.md` about the bounded recheck.
 """
@@ -18,7 +20,7 @@ import platform
 from typing import Any, Final
 
 #: Number of the system call, by machine; the newer architectures share one table.
-_NUMBERS: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238, "loongarch64": 98}
+_NUMBERS: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "loongarch64": 98}
 _WAIT: Final = 0
 _WAKE: Final = 1
 EVERYBODY: Final = 0x7FFFFFFF

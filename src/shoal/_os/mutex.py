@@ -41,7 +41,6 @@ OWN: Final = -1
 
 _PROCESS_SHARED: Final = 1
 _ERRORCHECK: Final = 2
-_RECURSIVE: Final = 1
 _ROBUST: Final = 1
 _CLOCK_MONOTONIC: Final = 1
 
@@ -71,8 +70,8 @@ else:
     _timedlock.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 
 
-def make(address: int, *, recursive: bool = False) -> None:
-    """Make a mutex of the `MUTEX_BYTES` zero bytes at `address`; a recursive one counts how often its owner locks it.
+def make(address: int) -> None:
+    """Make a mutex of the `MUTEX_BYTES` zero bytes at `address`.
 
     Raises:
         OSError: This system has no robust mutexes between processes.
@@ -82,7 +81,7 @@ def make(address: int, *, recursive: bool = False) -> None:
         ("pthread_mutexattr_init", (attributes,)),
         ("pthread_mutexattr_setpshared", (attributes, _PROCESS_SHARED)),
         ("pthread_mutexattr_setrobust", (attributes, _ROBUST)),
-        ("pthread_mutexattr_settype", (attributes, _RECURSIVE if recursive else _ERRORCHECK)),
+        ("pthread_mutexattr_settype", (attributes, _ERRORCHECK)),
         ("pthread_mutex_init", (ctypes.c_void_p(address), attributes)),
     ]
     for name, arguments in steps:
@@ -95,7 +94,7 @@ def try_lock(address: int) -> int:
     """Lock the mutex at `address` if that can be done now; returns LOCKED, OWNER_DIED, BUSY or OWN.
 
     Raises:
-        OSError: There is no mutex at that address, or a recursive one was locked too often.
+        OSError: There is no mutex at that address.
     """
     number = _trylock(address)
     return LOCKED if not number else answer(address, number)
@@ -155,10 +154,9 @@ def _lock_until(address: int, limit: _Timespec, pointer: int, slice_s: float, fo
     try:
         number = _clocklock(address, _CLOCK_MONOTONIC, pointer) if _by_monotonic else _timedlock(address, pointer)
         found.got = LOCKED if not number else answer(address, number)
-    except OSError:
-        raise
     except BaseException:
-        give_up(address)  # a handler raised as the call came back, perhaps with the lock
+        # A handler raised, perhaps an OSError, as the call came back, perhaps with the lock.
+        give_up(address)
         raise
     return found.got != BUSY
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from shoal._sync import identities, states
+from shoal._sync import cells, identities, states
 from shoal._sync.board import SLOTS, Board, Note
 from shoal._sync.deadlines import deadline, seconds
 from shoal._sync.states import FULL, QUEUED, REFUSED, State, Waiter
@@ -165,6 +165,7 @@ class Barrier:
         )
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        cells.only_passed(protocol)
         return _arrive, (type(self), self._action, self._timeout, self._board)
 
     def __eq__(self, other: object) -> bool:

@@ -78,12 +78,23 @@ class Cell:
         return self.view[offset : offset + count * size].cast(kind)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        if protocol < 5 or not passing.on:
-            raise OnlyPassed(_ONLY_PASSED)
+        only_passed(protocol)
         # Of the array, not of the view: Python 3.11 to 3.13 crash when a view that has exports is collected in a cycle,
         # as it is when what was about to be sent is left in a traceback.
         whole = mapping.mapped_array(self._whole)
         return _arrive, (pickle.PickleBuffer(whole), self._offset, self.view.nbytes)
+
+
+def only_passed(protocol: int) -> None:
+    """Refuse to be pickled or copied, unless it is to be passed to a process of ours (C2).
+
+    What consists of cells asks this itself: `copy.copy` looks no deeper.
+
+    Raises:
+        OnlyPassed: It is not.
+    """
+    if protocol < 5 or not passing.on:
+        raise OnlyPassed(_ONLY_PASSED)
 
 
 def _arrive(buffer: Any, offset: int, size: int) -> Cell:

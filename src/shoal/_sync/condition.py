@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shoal._sync import identities, states
+from shoal._sync import cells, identities, states
 from shoal._sync.board import Board, Note
 from shoal._sync.deadlines import deadline
 from shoal._sync.lock import Hold, RLock, _BaseLock
@@ -202,6 +202,7 @@ class Condition:
         )
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        cells.only_passed(protocol)
         return _arrive, (type(self), self._lock, self._board)
 
     def __eq__(self, other: object) -> bool:

@@ -119,6 +119,7 @@ class Event:
         return EventStatistics(is_set=bool(word & 1), sets=word >> 1)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        cells.only_passed(protocol)
         return _arrive, (type(self), self._cell)
 
     def __eq__(self, other: object) -> bool:

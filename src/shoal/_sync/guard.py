@@ -3,7 +3,7 @@
 Role: take it quickly, and give it back whatever happens. Owner: the thread that is inside.
 
 Whoever is killed inside leaves the guard to the next one, who is not told: what a guard protects is changed by one store
-(README.md, "Atomic transitions"), so there is never anything to repair.
+(README.md, "What everything stands on"), so there is never anything to repair.
 
 Invariants
     G1  Leaving is a call of one C function, so a signal handler that raises cannot come between the decision and the act.

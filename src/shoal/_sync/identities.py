@@ -62,8 +62,18 @@ def thread_pid(word: int) -> int:
 
 
 def thread_lives(word: int) -> bool:
-    """Is there such a thread? Its number may have been used again: not for decisions."""
-    return os.path.exists(f"/proc/{word >> 32}/task/{word & 0xFFFFFFFF}")
+    """Is there such a thread, and has it not ended? Its number may have been used again: not for decisions.
+
+    One that has ended, but is a zombie, has let go of its mutexes. What cannot be found out counts as alive.
+    """
+    place = f"/proc/{word >> 32}/task/{word & 0xFFFFFFFF}"
+    if not os.path.exists(place):
+        return False
+    try:
+        with open(f"{place}/stat", "rb") as file:
+            return processes.stat_fields(file.read())[0] not in (b"Z", b"X")
+    except OSError:
+        return True
 
 
 _mine = _Mine()

@@ -42,6 +42,9 @@ Held = dict[int, cells.Cell]
 
 #: By the word of each thread of this process (L3): what it is in ends before the kernel lets go of what it held.
 _threads: dict[int, Held] = {}
+#: How many threads are noted before one looks which have ended; it grows with those that live.
+_LOOK_AT: Final = 32
+_look_at = _LOOK_AT
 
 
 class _Local(threading.local):
@@ -49,14 +52,18 @@ class _Local(threading.local):
 
     def __init__(self) -> None:
         self.state: tuple[Held, int] = ({}, this_thread())
-        _forget_the_ended()
+        if len(_threads) >= _look_at:
+            _forget_the_ended()
         _threads[self.state[1]] = self.state[0]
 
 
 def _forget_the_ended() -> None:
+    """Look at every thread; so not for each that comes, but when there are twice as many as the last time."""
+    global _look_at
     for word in list(_threads):
         if not thread_lives(word):
             _threads.pop(word, None)
+    _look_at = max(_LOOK_AT, 2 * len(_threads))
 
 
 _local = _Local()
@@ -216,15 +223,19 @@ class _BaseLock:
         held, me = _local.state
         try:
             number = errno.EBUSY if words[QUEUED] and address not in held else mutex.try_lock_now(address)
-            if number or words[OWNER]:
-                return self._acquire_slowly(number, block if blocking is None else blocking, timeout)
-            held[address] = self._cell
-            words[OWNER] = me
-            return self._hold
+            if not number and not words[OWNER]:
+                held[address] = self._cell
+                words[OWNER] = me
+                return self._hold
+            hold = self._acquire_slowly(number, block if blocking is None else blocking, timeout)
+            if hold is not None:
+                return hold
         except BaseException:
             if address not in held:  # else we have entered before
                 mutex.give_up(address)
             raise
+        # Outside the `try`: if this is a signal handler, what it is refused is of the thread it came upon, and stays that one's.
+        return self._acquire_again(block if blocking is None else blocking, timeout)
 
     # An alias, not a method that calls it: a `with` statement that is interrupted has either entered or not (L4).
     __enter__ = acquire
@@ -240,15 +251,16 @@ class _BaseLock:
         """
         self._hold.release()
 
-    def _acquire_slowly(self, number: int, block: bool, timeout: float | None) -> Hold:
+    def _acquire_slowly(self, number: int, block: bool, timeout: float | None) -> Hold | None:
+        """Returns `None` if this thread has the mutex already."""
         words = self._words
         held, me = _local.state
         got = BUSY if number == errno.EBUSY else mutex.answer(self._mutex, number) if number else mutex.LOCKED
-        if got == OWN:
-            return self._acquire_again(block, timeout)
         if not got:
             # Who does not wait overtakes nobody for long, and the one at the door may be stopped (L5).
             got = self._queue(timeout) if block and timeout != 0 else mutex.try_lock(self._mutex)
+        if got == OWN:
+            return None
         if not got:
             return NoHold(self._cell, words, self._mutex)
         dead = 0 if self._mutex in held else words[OWNER]
@@ -282,7 +294,7 @@ class _BaseLock:
             if at_door != OWN:
                 if said:
                     words[QUEUED] = False
-                mutex.unlock_now(door)
+                mutex.give_up(door)  # interrupted, perhaps, as one was told of a death there
 
     def _acquire_again(self, block: bool, timeout: float | None) -> Hold:
         """This thread has the mutex already."""
@@ -327,8 +339,23 @@ class _BaseLock:
 
     def _is_abandoned(self) -> bool:
         """Whether its holder has died and nobody has taken it over yet."""
-        owner = self._words[OWNER]
-        return bool(owner) and not thread_lives(owner)
+        words, address = self._words, self._mutex
+        held, _ = _local.state
+        dead = words[OWNER]
+        if not dead or address in held:
+            return False
+        got = BUSY
+        try:
+            # Only the kernel knows for sure. The word stays for the next owner, who is told by it.
+            got = mutex.try_lock(address)
+            return got > 0 and words[OWNER] != 0
+        finally:
+            if address not in held:
+                mutex.give_up(address)
+            elif got > 0:  # a signal handler has been in and out of a reentrant lock meanwhile
+                words[OWNER] = dead
+                del held[address]
+                mutex.unlock_now(address)
 
     def _depth(self) -> int:
         return int(self._words[DEPTH])
@@ -347,6 +374,7 @@ class _BaseLock:
     # --- one lock, many processes ---------------------------------------------------------------
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        cells.only_passed(protocol)
         return _arrive, (type(self), self._cell)
 
     def __eq__(self, other: object) -> bool:

@@ -13,7 +13,7 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shoal._sync import identities, states
+from shoal._sync import cells, identities, states
 from shoal._sync.board import Board, Note
 from shoal._sync.deadlines import deadline, seconds
 from shoal._sync.states import QUEUED, REFUSED, YES, State
@@ -154,6 +154,7 @@ class Semaphore:
         )
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        cells.only_passed(protocol)
         return _arrive, (type(self), self._board)
 
     def __eq__(self, other: object) -> bool:
