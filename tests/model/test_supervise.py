@@ -197,7 +197,16 @@ class Tree:
         )  # fmt: skip
         lanes = tuple((name, repr(lane)) for name, lane in sorted(policy._lanes.items()))
         restarts = tuple(now - one for one in policy._restarts)
-        return children, lanes, restarts, tuple(self.alive.items()), self.limits, tuple(self.waiting), policy.ending, self.ended
+        return (
+            children,
+            lanes,
+            restarts,
+            tuple(self.alive.items()),
+            self.limits,
+            tuple(self.waiting),
+            policy.ending,
+            self.ended,
+        )
 
 
 THREE = (Spec("a"), Spec("b"), Spec("c"))

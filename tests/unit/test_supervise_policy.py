@@ -251,8 +251,18 @@ WISHES = {
     "sup: restart_child of a child about to be restarted: restarting": ([("pause", "a")], "restart", "a", "restarting"),
     "sup: terminate_child of an unknown child: not found": ([], "terminate", "x", "not found"),
     "sup: terminate_child of a child that does not run: ok": ([("ends", "b")], "terminate", "b", ""),
-    "sup: terminate_child of a child about to be restarted gives up its restart": ([("pause", "a")], "terminate", "a", ""),
-    "code: terminate_child of a temporary child that has ended: not found": ([("ends", "c")], "terminate", "c", "not found"),
+    "sup: terminate_child of a child about to be restarted gives up its restart": (
+        [("pause", "a")],
+        "terminate",
+        "a",
+        "",
+    ),
+    "code: terminate_child of a temporary child that has ended: not found": (
+        [("ends", "c")],
+        "terminate",
+        "c",
+        "not found",
+    ),
     "ours: nothing can be wished for of a supervisor that has ended": ([("stop", "")], "restart", "a", "stopping"),
 }
 
@@ -527,7 +537,9 @@ IDS = ("a", "b", "c", "d")
 def trees(draw):
     strategy = draw(st.sampled_from(["one_for_one", "one_for_all", "rest_for_one"]))
     auto = draw(st.sampled_from(["never", "any_significant", "all_significant"]))
-    flags = Flags(strategy, draw(st.integers(0, 4)), draw(st.sampled_from([1.0, 5.0])), auto, draw(st.sampled_from([0.0, 0.5])))
+    flags = Flags(
+        strategy, draw(st.integers(0, 4)), draw(st.sampled_from([1.0, 5.0])), auto, draw(st.sampled_from([0.0, 0.5]))
+    )
     specs = []
     for id_ in IDS[: draw(st.integers(1, 4))]:
         restart = draw(st.sampled_from(["permanent", "transient", "temporary"]))
@@ -537,7 +549,9 @@ def trees(draw):
 
 
 EVENTS = st.tuples(
-    st.sampled_from(["crash", "ends", "fail", "slow", "quick", "wait", "terminate", "restart", "delete", "start", "stubborn"]),
+    st.sampled_from(
+        ["crash", "ends", "fail", "slow", "quick", "wait", "terminate", "restart", "delete", "start", "stubborn"]
+    ),
     st.sampled_from(IDS),
 )
 

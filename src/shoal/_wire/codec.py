@@ -285,9 +285,7 @@ class _Spotter(pickle.Pickler):
         return NotImplemented
 
 
-def pack_spawning(
-    obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool, once: bool = False
-) -> Payload:
+def pack_spawning(obj: Any, buffers: list[Buffer], what: What, *, main_is_lost: bool, once: bool = False) -> Payload:
     """As `pack`, but `multiprocessing`'s locks, semaphores and events pickle too, as when it starts a process itself.
 
     Only those of a spawn or forkserver context: one of a fork context has no name another program could open. Its queues,
