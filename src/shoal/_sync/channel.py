@@ -44,6 +44,7 @@ from shoal._sync.channel_ring import (
     WRITER_SLEEPS,
     Ring,
 )
+from shoal._sync.gates import Reentered
 from shoal._sync.patience import RECHECK_S, Patience
 from shoal.errors import ChannelClosed
 
@@ -204,13 +205,6 @@ class Channel:
         )
 
 
-class Reentered(RuntimeError):
-    """A signal handler or finalizer used an end of a channel in the middle of a step of its own thread."""
-
-    def __init__(self) -> None:
-        super().__init__("the channel was in the middle of a step of this very thread when it was used again")
-
-
 class _End:
     """What both ends have: threads that take turns, and a process it belongs to."""
 
@@ -259,7 +253,7 @@ class Writer(_End):
             self._take_over()
         turn = self._turn
         if turn._is_owned():
-            raise Reentered
+            raise Reentered("channel")
         try:
             if not self._await_turn(until):
                 raise TimeoutError("this channel stayed full: other threads are waiting to send")
@@ -370,7 +364,7 @@ class Reader(_End):
             self._take_over()
         turn = self._turn
         if turn._is_owned():
-            raise Reentered
+            raise Reentered("channel")
         try:
             if not self._await_turn(until):
                 raise TimeoutError("nothing came through the channel in time: other threads are waiting to receive")

@@ -32,6 +32,13 @@ UNKNOWN: Final = 1
 _SPINS: Final = 20
 
 
+class Reentered(RuntimeError):
+    """A signal handler or finalizer used an object in the middle of a step of its own thread."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the {what} was in the middle of a step of this very thread when it was used again")
+
+
 class Gate:
     """The guard at `address`."""
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from shoal._sync import queue_layout as at
-from shoal._sync.gates import OWN, UNKNOWN, Gate
+from shoal._sync.gates import OWN, UNKNOWN, Gate, Reentered
 from shoal._sync.queue_layout import (
     ACK,
     ATTEMPT,
@@ -70,13 +70,6 @@ class Mine(Protocol):
     stash: Any
 
 
-class Reentered(RuntimeError):
-    """A signal handler or finalizer used the queue in the middle of a step of its own thread."""
-
-    def __init__(self) -> None:
-        super().__init__("the queue was in the middle of a step of this very thread when it was used again")
-
-
 class Core:
     """The steps, on `words`, which are those of the whole file, and `view`, its bytes."""
 
@@ -109,7 +102,7 @@ class Core:
             if inside:
                 inside = gate.enter_after(inside)
                 if inside == OWN:
-                    raise Reentered
+                    raise Reentered("queue")
             number = words[PUT]
             if words[CLOSED]:
                 return SHUT
@@ -239,7 +232,7 @@ class Core:
             if inside:
                 inside = gate.enter_after(inside)
                 if inside == OWN:
-                    raise Reentered
+                    raise Reentered("queue")
             if ack and words[RETURNED] and self._take_again(mine):
                 return True
             number = words[TAKEN]
@@ -406,7 +399,7 @@ class Core:
             if inside:
                 inside = gate.enter_after(inside)
                 if inside == OWN:
-                    raise Reentered
+                    raise Reentered("queue")
             return step()
         finally:
             if not inside:
