@@ -42,8 +42,8 @@ SPIN_S = 50e-6
 #: reads in short turns need not wake it then (W3). After the last it sleeps until it is woken.
 _STEP_IN_S = 0.01
 _STEP_IN_LATEST_S = 1.0
-#: So many turns of callers within `_STEP_IN_S` are quick: a worker may answer one before it has masked what it reads.
-_QUICK_TURNS = 3
+#: So many turns of callers within `_STEP_IN_S` are enough to rest, if one woke the background thread: a worker may answer one before it has masked what it reads.
+_QUICK_TURNS = 1
 #: What it leaves alone when it was woken for what another thread is about to read.
 _GIVE_WAY_S = 50e-6
 
