@@ -248,8 +248,8 @@ class Reader:
                 early = self._nap(lambda s=pause_s: s if self._role.taken else 0.0)  # type: ignore[misc]
                 if early and self._role.taken:  # whoever reads has yet to mask what there is, and may wait for the GIL
                     time.sleep(_GIVE_WAY_S)
-                    if self._turns_are_quick():
-                        core.poller.rest()
+                    self._seen, self._count_until = self._leads, time.monotonic() + _STEP_IN_S
+                    core.poller.rest()
                 pause_s = 2 * pause_s if pause_s and pause_s < _STEP_IN_LATEST_S else None
             else:
                 pause_s = _STEP_IN_S
