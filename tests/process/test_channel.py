@@ -85,17 +85,18 @@ def test_arrays_come_as_they_were_sent():
 
 
 @pytest.mark.parametrize(
-    ("channel", "wrong", "words"),
+    ("kind", "wrong", "words"),
     [
-        (shoal.Channel(bytes), "text", "carries bytes, not str"),
-        (shoal.Channel("f4", shape=3), np.zeros(3), "array of float32 with shape .3,., not an array of float64"),
-        (shoal.Channel("f4", shape=3), [1, 2, 3], "not list"),
-        (shoal.Channel(Point), Named("a"), "carries Point, not Named"),
-        (shoal.Channel(Point), Point("a", 1.0), "not of its type"),
+        ((bytes,), "text", "carries bytes, not str"),
+        (("f4", 3), np.zeros(3), "array of float32 with shape .3,., not an array of float64"),
+        (("f4", 3), [1, 2, 3], "not list"),
+        ((Point,), Named("a"), "carries Point, not Named"),
+        ((Point,), Point("a", 1.0), "not of its type"),
     ],
     ids=str,
 )
-def test_another_type_is_refused_in_words(channel, wrong, words):
+def test_another_type_is_refused_in_words(kind, wrong, words):
+    channel = shoal.Channel(kind[0], shape=kind[1] if kind[1:] else None)
     with pytest.raises(TypeError, match=words):
         channel.send(wrong)
     assert channel.statistics().sent == 0
