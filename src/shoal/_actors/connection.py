@@ -16,7 +16,6 @@ import concurrent.futures
 import functools
 import os
 import socket
-import sys
 import threading
 import time
 import weakref
@@ -31,7 +30,7 @@ from shoal._os.interpreter import main_module
 from shoal._os.latch import Latch
 from shoal._pool import interrupts
 from shoal._wire import codec, remote
-from shoal._wire.courier import Courier
+from shoal._wire.courier import Courier, forget_shared
 from shoal._wire.link import Link
 from shoal._wire.words import describe_call
 from shoal.errors import ActorDied, MailboxFull
@@ -143,7 +142,7 @@ class Call:
         self.future = future
         self.wants_answer = future is not None
         self.buffers: list[Any] = []
-        what = (codec.ARGUMENTS, _Named(method))
+        what = (codec.ARGUMENTS, wire.Named(method))
         self.payload = codec.pack_call(args, kwargs, self.buffers, what, main_is_lost=_main_is_lost())
         # For the words of an error; what is large is not kept for that.
         self.args = args if _LIGHT.issuperset(map(type, args)) else tuple(map(_said, args))
@@ -189,13 +188,6 @@ class _Said:
         return f"<{self._word}>"
 
 
-class _Named:
-    """Stands for a method in the words of an error."""
-
-    def __init__(self, name: str) -> None:
-        self.__qualname__ = name
-
-
 class Connection:
     """This process's connection to one actor."""
 
@@ -219,7 +211,7 @@ class Connection:
             raise
         ours.setblocking(False)
         with theirs:
-            courier = Courier(ours, hub.arena, _forget_shared)
+            courier = Courier(ours, hub.arena, forget_shared)
             courier.on_news = hub.news
             self.outlet = wire.Outlet(self.sock, lambda: hub.blocked(self))
             self.link = Link(self.sock, courier, self.outlet.write)
@@ -365,12 +357,6 @@ def tally_of(target: Target) -> Tally:
         if tally is None:
             tally = _tallies[target.address] = Tally()
         return tally
-
-
-def _forget_shared(identity: bytes) -> None:
-    shared = sys.modules.get("shoal._memory.shared")
-    if shared is not None:
-        shared.forget(identity)
 
 
 def _after_fork_in_child() -> None:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shoal._actors import wire
 from shoal._process.facade import Process
 from shoal._wire import codec, remote
-from shoal._wire.courier import Courier
+from shoal._wire.courier import Courier, forget_shared
 from shoal._wire.link import Link
 from shoal._wire.messages import Message
 
@@ -261,7 +261,7 @@ class Host:
                 _refuse_coroutine(value, method)
             if not wants_answer:
                 return
-            answer: Message = (wire.ANSWER, number, codec.pack(value, out, ("the result of", _Named(method))))
+            answer: Message = (wire.ANSWER, number, codec.pack(value, out, ("the result of", wire.Named(method))))
         except BaseException as error:
             trace = error.__traceback__
             if trace is not None and trace.tb_next is not None:
@@ -386,7 +386,7 @@ class Host:
             return False
         passing = socket.socket(fileno=fd)
         passing.setblocking(False)
-        courier = Courier(passing, self._process.arena, _forget_shared)
+        courier = Courier(passing, self._process.arena, forget_shared)
         courier.on_news = self._news
         connection.link = Link(connection.sock, courier, connection.outlet.write)
         connection.link.send((wire.WELCOME, self._process._actor_run, os.getpid()))
@@ -440,19 +440,6 @@ def _refuse_coroutine(value: CoroutineType[Any, Any, Any], method: str) -> NoRet
     raise TypeError(
         f"{method}() is an async method, which actors do not support: make it a plain one (def), which may call asyncio.run()"
     )
-
-
-class _Named:
-    """Stands for a method in the words of an error."""
-
-    def __init__(self, name: str) -> None:
-        self.__qualname__ = name
-
-
-def _forget_shared(identity: bytes) -> None:
-    shared = sys.modules.get("shoal._memory.shared")
-    if shared is not None:
-        shared.forget(identity)
 
 
 #: The actor that this process is.

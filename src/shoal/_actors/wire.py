@@ -127,6 +127,13 @@ def take_greeting(sock: socket.socket, kind: bytes, key: bytes) -> int | None:
     return None
 
 
+class Named:
+    """Stands for a method in the words of an error."""
+
+    def __init__(self, name: str) -> None:
+        self.__qualname__ = name
+
+
 class Outlet:
     """The way out of a socket that does not block. What it does not take at once is kept, in order, and sent by `flush`.
 

@@ -23,11 +23,10 @@ from typing import Any, Final
 from shoal._os import futex, mutex
 from shoal._os.mutex import MUTEX_BYTES, OWN
 from shoal._sync import cells, identities
+from shoal._sync.deadlines import RECHECK_S
 from shoal._sync.guard import Guard
 from shoal._sync.states import FULL, NO, Outcome, State, Waiter, find
 
-#: How late a waiter may learn what a killed process did not say any more. Seconds.
-RECHECK_S: Final = 0.1
 #: How often one looks for whom there is no slot. Seconds.
 POLL_S: Final = 0.01
 #: Waiters of one object that have a slot.

@@ -44,8 +44,9 @@ from shoal._sync.channel_ring import (
     WRITER_SLEEPS,
     Ring,
 )
+from shoal._sync.deadlines import RECHECK_S
 from shoal._sync.gates import Reentered
-from shoal._sync.patience import RECHECK_S, Patience
+from shoal._sync.patience import Patience
 from shoal.errors import ChannelClosed
 
 #: Memory reserved at once; a larger ring takes the rest as it comes to it.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+#: How late one that waits may learn what a killed process did not say any more: nobody sleeps longer without a look. Seconds.
+RECHECK_S: Final = 0.1
 #: A time limit past this, a century, is none. Seconds.
 LONGEST_S: Final = 100 * 365 * 86400.0
 

@@ -17,8 +17,7 @@ from typing import Any, Final
 from shoal._os import futex, mutex
 from shoal._os.mutex import MUTEX_BYTES, OWN
 from shoal._sync import cells
-from shoal._sync.board import RECHECK_S
-from shoal._sync.deadlines import deadline, left, seconds
+from shoal._sync.deadlines import RECHECK_S, deadline, left, seconds
 from shoal._sync.guard import Guard
 
 _MASK: Final = 0xFFFFFFFF

@@ -15,8 +15,6 @@ from typing import Final
 
 from shoal._os import cpus, futex
 
-#: Longest sleep without looking again. Seconds.
-RECHECK_S: Final = 0.1
 #: How long a thread looks before it sleeps. Seconds.
 SPIN_S: Final = 50e-6
 #: Looks in a row before the first in which others are let run: some 10 us.

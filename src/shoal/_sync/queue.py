@@ -25,8 +25,9 @@ from shoal._settings import parse_bytes
 from shoal._sync import deadlines, identities, queue_items
 from shoal._sync import queue_layout as at
 from shoal._sync.cells import Cell
+from shoal._sync.deadlines import RECHECK_S
 from shoal._sync.gates import Gate
-from shoal._sync.patience import RECHECK_S, Patience
+from shoal._sync.patience import Patience
 from shoal._sync.queue_core import FULL, SHUT, Core
 from shoal._sync.queue_items import PLAIN_BYTES, PLAIN_TYPES, dumps
 from shoal._sync.queue_party import Local, Party

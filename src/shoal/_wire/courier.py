@@ -316,6 +316,13 @@ def shared_segment(buffer: Any) -> Any:
     return found if found is not None and found.size == buffer.nbytes else None
 
 
+def forget_shared(identity: bytes) -> None:
+    """Drop what this process made from a shared segment that the other end has let go of. May run code of the user."""
+    shared = sys.modules.get("shoal._memory.shared")
+    if shared is not None:
+        shared.forget(identity)
+
+
 def _drained(queue: deque[Any]) -> list[Any]:
     """Empty a queue that others may append to meanwhile."""
     taken = []

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from shoal._memory.page import DONE, INDEX, SPAN, STARTED, Page
 from shoal._wire import codec
 from shoal._wire import messages as m
-from shoal._wire.courier import Courier
+from shoal._wire.courier import Courier, forget_shared
 from shoal._wire.frames import Buffer, Frame, FrameReader
 from shoal._worker.chunks import Chunk, Stretcher
 from shoal._worker.functions import FunctionMissing, FunctionTable
@@ -51,7 +51,7 @@ class Worker:
         self._chunk: Chunk | None = None
         self.arena_bytes = 0
         self._arena: Arena | None = None
-        self._courier = Courier(passing, self._arena_now, _forget_shared)
+        self._courier = Courier(passing, self._arena_now, forget_shared)
         self.reporter = Reporter(sock, page, self._courier)
 
     def _arena_now(self) -> Arena:
@@ -228,9 +228,3 @@ class Worker:
             if rest is not None:
                 back.append(rest)
             self.reporter.flush_locked(back)
-
-
-def _forget_shared(identity: bytes) -> None:
-    shared = sys.modules.get("shoal._memory.shared")
-    if shared is not None:
-        shared.forget(identity)

@@ -29,7 +29,7 @@ from shoal._os.interpreter import MainModule, import_main
 from shoal._os.latch import StopEvent
 from shoal._wire import codec, remote
 from shoal._wire import messages as m
-from shoal._wire.courier import Courier
+from shoal._wire.courier import Courier, forget_shared
 from shoal._wire.frames import send_all
 from shoal._wire.link import Link
 from shoal._worker import boot
@@ -61,7 +61,7 @@ class Solo:
         self.stopping = StopEvent()
         self._on_message: Handler | None = None
         self._arena: Arena | None = None
-        self.link = Link(sock, Courier(passing, self._arena_now, _forget_shared), partial(send_all, sock))
+        self.link = Link(sock, Courier(passing, self._arena_now, forget_shared), partial(send_all, sock))
         self._reading = threading.Lock()
         self._taken_over = False
 
@@ -159,12 +159,6 @@ class Solo:
             alive = self.link.read_all()
             self._hand_over()
         return alive
-
-
-def _forget_shared(identity: bytes) -> None:
-    shared = sys.modules.get("shoal._memory.shared")
-    if shared is not None:
-        shared.forget(identity)
 
 
 # --- the life of the process --------------------------------------------------------------------
